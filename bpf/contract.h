@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The contract between the packet path and the control plane: every constant, map key, map value and
+ * verdict that C and Python share. Python reads this file's types from the BTF of the compiled objects
+ * (rauta/bpf/btf.py), so there is no second copy to keep in step.
+ *
+ * Conventions: addresses and ports are in network byte order (__be32, __be16); everything else is in the
+ * byte order of the host. Enumerations are append-only: a number, once released, keeps its meaning.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+/* ---- limits ------------------------------------------------------------------------------------- */
+
+#define MAX_PATH	256	/* bytes of a path, without the query */
+#define MAX_HOST	256	/* bytes of a host name, without the port; DNS allows 253 */
+#define MAX_PREFIX_DEPTH 31	/* segments of a prefix route: one bit of host.prefix_depths each, 0 is "/" */
+#define MAX_BACKENDS	4096
+#define MAX_CLUSTERS	1024
+#define MAX_VIPS	64
+#define MAGLEV_SLOTS	65537	/* prime, as the paper wants it (Eisenbud et al., NSDI '16, section 3.4) */
+#define MAGLEV_PACKED	16385	/* map entries of four slots each: ceil(MAGLEV_SLOTS / 4) */
+#define NO_BACKEND	0xffff	/* the slot of an empty cluster */
+
+/* ---- wire --------------------------------------------------------------------------------------- */
+
+#define ROUTER_MSS	1416	/* 1500 - 20 (IPIP) - 24 (hand-over shim, to come) - 40 (IPv4 + TCP) */
+#define ROUTER_WSCALE	7	/* what the SYN-ACK offers, and the backend's socket then uses */
+#define ROUTER_WINDOW	29200	/* of the SYN-ACK, unscaled (RFC 7323, 2.2); a backend's kernel grants about 64 K */
+#define PATH_MTU	1500	/* an encapsulated packet never exceeds it */
+
+/*
+ * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
+ * It is a hint that saves the agent a cookie check on every other packet, never a permission: the cookie is that.
+ */
+#define OUTER_ID_LATER	0
+#define OUTER_ID_OPENS	1	/* carries the first request of a connection (or its retransmission) */
+
+/* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
+ *
+ *   31                      8 7      4    3    2   1   0
+ *  |  24 bits of SipHash-2-4 | wscale | sack | mss | epoch |
+ */
+#define COOKIE_EPOCH	0x01	/* which of the two live keys */
+#define COOKIE_MSS_SHIFT 1	/* 2 bits: index into COOKIE_MSS_VALUES */
+#define COOKIE_SACK	0x08
+#define COOKIE_WSCALE_SHIFT 4	/* 4 bits: the client's shift 0..14, or COOKIE_NO_WSCALE */
+#define COOKIE_NO_WSCALE 15
+#define COOKIE_OPTIONS	0xff	/* the low byte: everything but the hash */
+#define COOKIE_MSS_VALUES { 536, 1220, 1400, 1460 } /* the largest one that the client's MSS allows */
+
+struct cookie_keys {		/* map cookie_keys, one entry; on routers and agents alike */
+	__u64 key[2][2];	/* SipHash-2-4 keys k0, k1 by epoch */
+	__u32 epoch;		/* the key that new cookies use: 0 or 1 */
+	__u32 reserved;
+};
+
+/* ---- methods ------------------------------------------------------------------------------------ */
+
+enum method {
+	METHOD_ANY = 0,		/* in routes only: whatever the request says */
+	METHOD_GET, METHOD_HEAD, METHOD_POST, METHOD_PUT, METHOD_DELETE,
+	METHOD_CONNECT, METHOD_OPTIONS, METHOD_TRACE, METHOD_PATCH,
+	METHOD_COUNT,
+};
+
+/* ---- router: VIPs and routes -------------------------------------------------------------------- */
+
+struct vip_key {		/* map vips; port 0 says "this address is a VIP" (fragments have no port) */
+	__be32 address;
+	__be16 port;
+	__u16 reserved;
+};
+
+enum no_route_answer {		/* what a request gets that no route names */
+	NO_ROUTE_404 = 0,
+	NO_ROUTE_RESET = 1,
+};
+
+struct vip {
+	__u32 id;		/* 1.. */
+	__u32 any_host;		/* id of the routes without a host, 0: there are none */
+	__u32 any_host_prefix_depths;
+	__u32 no_route;		/* enum no_route_answer */
+};
+
+struct host_key {		/* map hosts: exact host names of a VIP */
+	__u64 hash;		/* words_hash() of the lower-cased name, see below */
+	__u32 vip;
+	__u32 length;		/* of the name, bytes */
+};
+
+struct host {
+	__u32 id;		/* 1.. unique over all VIPs; any_host ids are drawn from the same range */
+	__u32 prefix_depths;	/* bit d: some prefix route of this host has d segments */
+	char name[MAX_HOST];	/* lower case, zero-padded: compared after the hash matched */
+};
+
+enum path_kind { PATH_EXACT = 0, PATH_PREFIX = 1 };
+
+struct path_key {		/* map paths */
+	__u64 hash;		/* path_hash() */
+	__u32 host;		/* host.id or vip.any_host */
+	__u16 length;		/* bytes; the prefix "/" has length 0, other prefixes no trailing slash */
+	__u16 kind;		/* enum path_kind */
+};
+
+struct path {
+	__u32 cluster[METHOD_COUNT]; /* cluster index + 1 by enum method; 0: no route for this method here */
+	char path[MAX_PATH];	/* zero-padded: compared after the hash matched */
+};
+
+/*
+ * The keyed hash of names and paths, little-endian 64-bit words w:
+ *     mix(h, w):  h = (h ^ w) * 0x9e3779b97f4a7c15;  h ^= h >> 29
+ * words_hash(name):  h = route_key;  mix in the name's words of 8 bytes, the last one zero-padded
+ *                    (a name of 8k bytes has k words).
+ * path_hash(path):   h = route_key;  every segment "/seg" mixes in the words of `seg` followed by one '/',
+ *                    zero-padded: "abc" is the word "abc/", "abcdefgh" the words "abcdefgh" and "/", "" is "/".
+ *                    So the hash of a path's first d segments is a by-product of hashing the whole path, and
+ *                    the prefix "/" has the hash route_key. An exact path with a trailing slash has an empty last segment.
+ * Collisions cost nothing but a miss: what was matched is compared byte for byte.
+ */
+
+/* ---- router: clusters and backends -------------------------------------------------------------- */
+
+struct maglev_slots {		/* inner maps of `clusters` (array of maps, by cluster index): slot s is backend[s & 3] of entry s >> 2 */
+	__u16 backend[4];
+};
+
+struct backend {		/* map backends, by index */
+	__be32 address;		/* of the host, where encapsulated packets go; 0: no such backend */
+	__u8 next_hop[6];	/* MAC address */
+	__u16 reserved;
+};
+
+/* ---- router: flows ------------------------------------------------------------------------------ */
+
+struct tuple {			/* client -> server, as in the packets the client sends */
+	__be32 client;
+	__be32 server;
+	__be16 client_port;
+	__be16 server_port;
+};
+
+/*
+ * flow_hash(tuple): h = flow_key;  mix(h, client | server << 32);  mix(h, client_port | server_port << 16), the
+ * fields as they stand in memory (network byte order read as little-endian integers).
+ * Maglev slot = (h >> 32) * MAGLEV_SLOTS >> 32. Outer source = prefix | (h & ~mask), see `encapsulation_*`.
+ */
+
+enum flow_state {
+	FLOW_OPEN = 1,
+	FLOW_CLOSING = 2,	/* the client's FIN or RST was seen, exactly in sequence */
+	FLOW_ANSWERED = 3,	/* the router itself answered and closed (404 ...) */
+};
+
+struct flow {			/* map flows, LRU, by struct tuple; only ever inserted after a valid cookie */
+	__u32 cookie;		/* the connection's identity: the server's initial sequence number */
+	__u32 request_seq;	/* first byte of the newest request */
+	__u32 next_request_seq;	/* where the next one must start: after the head and the body */
+	__u32 request_ack;	/* the client's acknowledgement in the newest request */
+	__u32 syn_isn;		/* of the newest SYN on this tuple, if syn_seen */
+	__u16 head_length;	/* of the newest request, bytes */
+	__u16 backend;		/* index; NO_BACKEND when the router answered the first request itself */
+	__u32 cluster;		/* index */
+	__u8 state;		/* enum flow_state */
+	__u8 syn_seen;
+	__u8 first;		/* request_seq is the connection's first byte */
+	__u8 reserved;
+};
+
+/* ---- agent -------------------------------------------------------------------------------------- */
+
+struct service {		/* map services, by struct vip_key: what this host serves */
+	__be32 address;		/* local address and port of the server */
+	__be16 port;
+	__u16 reserved;
+};
+
+enum mapping_state {
+	MAPPING_OPEN = 1,	/* egress has shown a segment of the socket */
+	MAPPING_CLEARING = 2,	/* an old socket is being reset; segments go round once more until it is gone */
+	MAPPING_OPENING = 3,	/* the first request was given to the listener; a full accept queue may yet have dropped it */
+};
+
+struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address and port as server), and socket storage `connections` */
+	__be32 vip;
+	__be16 vip_port;
+	__u16 state;		/* enum mapping_state */
+	__u32 cookie;
+};
+
+#define MARK_MAGIC	0x52410000 /* "RA": skb->mark of packets the agent sends round through ingress again */
+#define MARK_MAGIC_MASK	0xffff0000
+#define MARK_RESET	0x00000100 /* the reset that clears an old socket: pass it on */
+#define MARK_OPENS	0x00000200 /* a validated first request */
+#define MARK_LATER	0x00000400 /* a later segment that waits for the old socket's end */
+#define MARK_ATTEMPTS	0x000000ff /* how often it went round */
+#define MAX_ATTEMPTS	3
+
+#define RTT_BUMP_MS	333	/* see agent's open.h: keeps the socket's first timeout at RFC 6298's one second */
+
+/* ---- verdicts ----------------------------------------------------------------------------------- */
+
+/*
+ * One counter each (map verdicts, per CPU). Every packet that enters a program leaves it through exactly one.
+ * The range says what happens to the packet; within a range the list is append-only.
+ */
+#define VERDICT_DROP	16	/* router: below, the packet is passed to the kernel */
+#define VERDICT_TX	64	/* router: below, it is dropped; from here on, it is sent out by XDP_TX */
+#define VERDICT_ENCAPSULATED 112 /* router: from here on, to a backend */
+#define VERDICT_AGENT	128	/* from here on, the agent's: pass, then drop, then round again, then egress */
+#define VERDICT_AGENT_DROP 144
+#define VERDICT_AGENT_AGAIN 176
+#define VERDICT_AGENT_EGRESS 192
+
+enum verdict {
+	/* Router: none of its business, to the kernel */
+	PASS_NOT_IPV4 = 0,
+	PASS_TRUNCATED = 1,		/* ends inside the IPv4 header or before the TCP ports */
+	PASS_NOT_TCP = 2,
+	PASS_NOT_VIP = 3,
+
+	/* Router: to a VIP, dropped */
+	DROP_FRAGMENT = VERDICT_DROP,
+	DROP_IP_OPTIONS,
+	DROP_MALFORMED,			/* lengths of IPv4 header, TCP header and packet contradict each other */
+	DROP_FLAGS,			/* TCP flags that no client sends: no ACK, SYN+ACK, SYN+FIN, SYN+RST, URG */
+	DROP_HANDSHAKE_ACK,		/* the bare third packet of the handshake: nothing to do yet */
+	DROP_NO_FLOW,			/* later packet of a connection that has no entry */
+	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
+	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated */
+	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
+	DROP_NO_ROOM,			/* the packet could not be read, grown or stored: driver without headroom, flow table full */
+	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
+
+	/* Router: answered by XDP_TX */
+	TX_SYN_ACK = VERDICT_TX,
+	TX_KEEPALIVE,			/* probe before the first request: acknowledged */
+	TX_CLOSE,			/* FIN before the first request, or after the router's own answer */
+	TX_RESET_COOKIE,		/* a request whose cookie is forged, stale or somebody else's */
+	TX_RESET_NOT_HTTP,		/* does not start with an HTTP/1 method */
+	TX_NO_ROUTE,			/* 404 */
+	TX_RESET_NO_ROUTE,
+	TX_BAD_REQUEST,			/* 400: malformed or ambiguous, see http.h */
+	TX_LENGTH_REQUIRED,		/* 411: Transfer-Encoding, the end of the body could not be followed */
+	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet */
+	TX_URI_TOO_LONG,		/* 414: path over MAX_PATH */
+	TX_BODY_TOO_LARGE,		/* 413: Content-Length over 2^31 - 1, more than sequence numbers can compare */
+	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
+	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
+	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
+
+	/* Router: encapsulated, XDP_TX */
+	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */
+	ROUTED_NEXT,			/* a later request on the same connection */
+	FORWARDED,			/* body, acknowledgement */
+	FORWARDED_AGAIN,		/* retransmission of the newest request */
+	FORWARDED_CLOSE,		/* FIN or RST */
+
+	/* Agent, ingress: passed to the kernel */
+	AGENT_PASS = VERDICT_AGENT,	/* not encapsulated: none of its business */
+	AGENT_PASS_SYN,			/* a direct SYN: its tuple's stale mapping, if any, is gone */
+	AGENT_OPENED,			/* socket created from this packet */
+	AGENT_OPENED_ALREADY,		/* retransmitted first request, to the socket it opened */
+	AGENT_DELIVERED,		/* later packet, translated */
+	AGENT_NO_LISTENER,		/* first request, nobody listens: the kernel refuses it with an RST */
+	AGENT_RESET_INJECTED,		/* the agent's own reset, on its way to an old socket */
+
+	/* Agent, ingress: dropped */
+	AGENT_DROP_SOURCE = VERDICT_AGENT_DROP, /* encapsulated, but not by a configured router */
+	AGENT_DROP_MALFORMED,
+	AGENT_DROP_NOT_SERVED,		/* the inner destination is no VIP of this host */
+	AGENT_DROP_COOKIE,
+	AGENT_DROP_UNOPENED,		/* later packet on a tuple whose first request is not here yet */
+	AGENT_DROP_REFUSED,		/* the kernel refused the socket (MPTCP listener, sysctl, options) */
+	AGENT_DROP_CONFLICT,		/* a live socket that is not the agent's, or another VIP's, holds the tuple */
+	AGENT_DROP_ATTEMPTS,		/* the old socket is still there after MAX_ATTEMPTS */
+
+	/* Agent, ingress: round through ingress once more */
+	AGENT_CLEARING = VERDICT_AGENT_AGAIN, /* reset injected for an old socket, the first request goes behind it */
+	AGENT_WAITING,			/* later segment that overtook it */
+
+	/* Agent, egress */
+	AGENT_EGRESS_PASS = VERDICT_AGENT_EGRESS,
+	AGENT_EGRESS_TRANSLATED,
+	AGENT_EGRESS_DROP,		/* translation failed: the local address must not leak */
+
+	VERDICT_COUNT = 256,
+};

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Ingress: from the encapsulated packet to the socket. */
+#pragma once
+
+#include "cookie.h"
+#include "open.h"
+#include "translate.h"
+
+const volatile __be32 routers_prefix;	/* the encapsulation sources of the routers: a filter, not authentication */
+const volatile __be32 routers_mask;
+
+struct arrival {		/* an inner packet, as it stands once decapsulated */
+	struct tuple tuple;	/* before the translation: client -> VIP; after it: client -> server */
+	__u32 seq;
+	__u32 ack;
+	__u32 header_length;	/* TCP, bytes */
+	__u32 length;		/* of the payload, bytes */
+};
+
+static __always_inline int read_arrival(struct __sk_buff *skb, struct arrival *arrival)
+{
+	struct headers headers;
+	__u32 length;
+
+	if (!find_headers(skb, &headers))
+		return 0;
+	length = bpf_ntohs(headers.ip->tot_len);
+	arrival->header_length = tcp_header_length(headers.tcp);
+	if (arrival->header_length < TCP_LENGTH || IP_LENGTH + arrival->header_length > length || ETH_LENGTH + length > skb->len)
+		return 0;
+	arrival->length = length - IP_LENGTH - arrival->header_length;
+	arrival->tuple.client = headers.ip->saddr;
+	arrival->tuple.server = headers.ip->daddr;
+	arrival->tuple.client_port = headers.tcp->source;
+	arrival->tuple.server_port = headers.tcp->dest;
+	arrival->seq = bpf_ntohl(headers.tcp->seq);
+	arrival->ack = bpf_ntohl(headers.tcp->ack_seq);
+	return 1;
+}
+
+static __always_inline enum verdict wait_for_clearing(struct __sk_buff *skb)
+{
+	enum verdict verdict = go_round(skb, MARK_LATER, AGENT_WAITING);
+
+	return verdict == AGENT_WAITING ? verdict : AGENT_DROP_UNOPENED;
+}
+
+/*
+ * A later packet, translated. Where only the listener would get it, and the connection is not known to have opened, it has overtaken the first request: the
+ * kernel would reset the connection, so it is dropped and comes again. Where the connection did open and its socket is gone, the reset is right.
+ */
+static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const struct tuple *local)
+{
+	const struct mapping *mapping = bpf_map_lookup_elem(&mappings, local);
+	struct bpf_sock *sk;
+	int live = 0;
+
+	if (mapping && mapping->state == MAPPING_CLEARING)
+		return wait_for_clearing(skb);
+	if (mapping && mapping->state == MAPPING_OPEN)
+		return AGENT_DELIVERED;
+	sk = find_socket(skb, local);
+	if (sk) {
+		live = sk->state != BPF_TCP_LISTEN;
+		bpf_sk_release(sk);
+	}
+	return live ? AGENT_DELIVERED : AGENT_DROP_UNOPENED;
+}
+
+/* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs. */
+static __always_inline enum verdict deliver(struct __sk_buff *skb, int opens)
+{
+	struct vip_key key = {};
+	struct mapping mapping = {};
+	struct arrival arrival;
+	const struct service *service;
+	struct tuple *tuple = &arrival.tuple;
+
+	if (!read_arrival(skb, &arrival))
+		return AGENT_DROP_MALFORMED;
+	key.address = tuple->server;
+	key.port = tuple->server_port;
+	service = bpf_map_lookup_elem(&services, &key);
+	if (!service)
+		return AGENT_DROP_NOT_SERVED;
+	if (opens && (!arrival.length || !cookie_check(tuple, arrival.seq - 1, arrival.ack - 1)))
+		return AGENT_DROP_COOKIE;
+	if (rewrite(skb, IP_OFFSET(daddr), TCP_OFFSET(dest), tuple->server, tuple->server_port, service->address, service->port))
+		return AGENT_DROP_MALFORMED;
+	tuple->server = service->address;
+	tuple->server_port = service->port;
+	if (!opens)
+		return deliver_later(skb, tuple);
+	mapping.vip = key.address;
+	mapping.vip_port = key.port;
+	mapping.cookie = arrival.ack - 1;
+	return open_connection(skb, tuple, &mapping, arrival.header_length);
+}
+
+/* A packet that this program sent round: already decapsulated, checked and translated. */
+static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
+{
+	const struct mapping *known;
+	struct mapping mapping;
+	struct arrival arrival;
+
+	if (skb->mark & MARK_RESET)
+		return AGENT_RESET_INJECTED;
+	if (!read_arrival(skb, &arrival))
+		return AGENT_DROP_MALFORMED;
+	if (skb->mark & MARK_LATER)
+		return deliver_later(skb, &arrival.tuple);
+	known = bpf_map_lookup_elem(&mappings, &arrival.tuple);
+	if (!known || known->cookie != arrival.ack - 1)
+		return AGENT_DROP_UNOPENED;
+	mapping = *known;
+	return open_connection(skb, &arrival.tuple, &mapping, arrival.header_length);
+}
+
+/* A plain SYN opens a direct connection: what an earlier, routed one left on its tuple must not translate it. */
+static __always_inline enum verdict pass_plain(const struct iphdr *ip, const void *end)
+{
+	const struct tcphdr *tcp = (const void *)(ip + 1);
+	struct tuple tuple;
+
+	if (ip->protocol != IPPROTO_TCP || ip->ihl != 5 || ip->frag_off & IP_FRAGMENT || (const void *)(tcp + 1) > end ||
+	    (tcp_flags(tcp) & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return AGENT_PASS;
+	tuple.client = ip->saddr;
+	tuple.server = ip->daddr;
+	tuple.client_port = tcp->source;
+	tuple.server_port = tcp->dest;
+	bpf_map_delete_elem(&mappings, &tuple);
+	return AGENT_PASS_SYN;
+}
+
+static __always_inline enum verdict receive(struct __sk_buff *skb)
+{
+	__u32 wanted = ETH_LENGTH + IP_LENGTH + TCP_LENGTH;
+	struct iphdr *ip;
+	void *data, *end;
+	int opens;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return AGENT_PASS;
+	if (skb->len >= wanted && (void *)(long)skb->data + wanted > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, wanted);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	ip = data + ETH_LENGTH;
+	if ((void *)(ip + 1) > end)
+		return AGENT_PASS;
+	if (ip->protocol != IPPROTO_IPIP)
+		return pass_plain(ip, end);
+	if ((ip->saddr & routers_mask) != routers_prefix)
+		return AGENT_DROP_SOURCE;
+	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)
+		return AGENT_DROP_MALFORMED;
+	opens = ip->id == bpf_htons(OUTER_ID_OPENS);
+	if (bpf_skb_adjust_room(skb, -(int)IP_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return AGENT_DROP_MALFORMED;
+	return deliver(skb, opens);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * IPIP (RFC 2003) to a backend. The outer source differs from flow to flow, so that the receiver's RSS spreads them; it lies in a prefix that
+ * routes back to the router, or ICMP errors about the outer packet would be lost.
+ */
+#pragma once
+
+#include "balance.h"
+#include "checksum.h"
+#include "hash.h"
+#include "packet.h"
+
+const volatile __be32 encapsulation_prefix;
+const volatile __be32 encapsulation_mask;
+
+static __always_inline void write_outer(struct iphdr *outer, const struct segment *segment, __be32 destination, __u16 id)
+{
+	__u32 spread = flow_hash(&segment->tuple);
+
+	outer->version = 4;
+	outer->ihl = 5;
+	outer->tos = segment->tos;
+	outer->tot_len = bpf_htons(segment->ip_length + IP_LENGTH);
+	outer->id = bpf_htons(id);
+	outer->frag_off = IP_DF;
+	outer->ttl = DEFAULT_TTL;
+	outer->protocol = IPPROTO_IPIP;
+	outer->check = 0;
+	outer->saddr = encapsulation_prefix | (spread & ~encapsulation_mask);
+	outer->daddr = destination;
+	outer->check = checksum_fold(checksum_add(0, outer, IP_LENGTH / 4));
+}
+
+/* Sends the packet to the backend: returns `verdict`, or why it was dropped. */
+static __noinline enum verdict encapsulate(struct xdp_md *ctx, const struct segment *segment, __u32 index, __u16 id,
+						enum verdict verdict)
+{
+	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+	int padding = segment->frame - ETH_LENGTH - segment->ip_length;
+	struct ethhdr *eth, *inner;
+	void *data, *end;
+
+	if (!backend || !backend->address)
+		return DROP_NO_BACKEND;
+	if (segment->ip_length + IP_LENGTH > PATH_MTU)
+		return DROP_TOO_BIG;
+	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
+		return DROP_NO_ROOM;
+	if (bpf_xdp_adjust_head(ctx, -(int)IP_LENGTH))
+		return DROP_NO_ROOM;
+
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	eth = data;
+	inner = data + IP_LENGTH;
+	if ((void *)(inner + 1) > end)
+		return DROP_NO_ROOM;
+	__builtin_memcpy(eth->h_source, inner->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, backend->next_hop, ETH_ALEN);
+	eth->h_proto = bpf_htons(ETH_P_IP);
+	write_outer((void *)(eth + 1), segment, backend->address, id);
+	return verdict;
+}

@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The head of an HTTP/1 request (RFC 9112), read from the scratch copy.
+ *
+ * What could be read differently by the server behind us is not guessed at but refused. 400 for: a line that does not end in CRLF, control
+ * characters, obsolete line folding, white space before a colon, a target that is not an absolute path, another version than 1.0 and 1.1,
+ * no Host (1.1) or two, two Content-Lengths or one that is not a number, Content-Length with Transfer-Encoding, and in paths: an empty,
+ * "." or ".." segment, a raw '#', '\' or byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands for a character which servers decode to
+ * something that would have matched another route. 411 for Transfer-Encoding: where the next request starts must be known.
+ * 431 when the head does not end inside its packet, 414 and 413 for what exceeds MAX_PATH and 2^31.
+ */
+#pragma once
+
+#include "hash.h"
+#include "scratch.h"
+#include "verdict.h"
+
+#define CRLF		0x0a0d	/* as a little-endian pair */
+#define MAX_LINES	128	/* header lines */
+#define MAX_WORDS	(HEAD_CAPACITY / 8)
+#define MAX_PADDING	16	/* white space around a value */
+#define MAX_BODY	(0x7fffffffULL - HEAD_CAPACITY)
+
+/* Why reading stopped at `at`: the packet ended there, or the text is wrong. */
+static __always_inline enum verdict broken(__u32 at, __u32 length)
+{
+	return at + 2 > length ? TX_HEAD_TOO_LARGE : TX_BAD_REQUEST;
+}
+
+/* The method that `word` starts with, including its space; 0 if none. *length: bytes of both. */
+static __always_inline enum method method_of(__u64 word, __u32 *length)
+{
+	*length = 4;
+	if ((__u32)word == CHARS4('G', 'E', 'T', ' '))
+		return METHOD_GET;
+	if ((__u32)word == CHARS4('P', 'U', 'T', ' '))
+		return METHOD_PUT;
+	*length = 5;
+	if (swar_first(word, 5) == CHARS8('P', 'O', 'S', 'T', ' ', 0, 0, 0))
+		return METHOD_POST;
+	if (swar_first(word, 5) == CHARS8('H', 'E', 'A', 'D', ' ', 0, 0, 0))
+		return METHOD_HEAD;
+	*length = 6;
+	if (swar_first(word, 6) == CHARS8('P', 'A', 'T', 'C', 'H', ' ', 0, 0))
+		return METHOD_PATCH;
+	if (swar_first(word, 6) == CHARS8('T', 'R', 'A', 'C', 'E', ' ', 0, 0))
+		return METHOD_TRACE;
+	*length = 7;
+	if (swar_first(word, 7) == CHARS8('D', 'E', 'L', 'E', 'T', 'E', ' ', 0))
+		return METHOD_DELETE;
+	*length = 8;
+	if (word == CHARS8('O', 'P', 'T', 'I', 'O', 'N', 'S', ' '))
+		return METHOD_OPTIONS;
+	if (word == CHARS8('C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
+		return METHOD_CONNECT;
+	return METHOD_ANY;
+}
+
+/* ---- request line ------------------------------------------------------------------------------- */
+
+/* Bytes that no path or query may contain. The mask is only compared with 0. */
+static __always_inline __u64 forbidden(__u64 text)
+{
+	return (text & SWAR_HIGH) | swar_equal(text, '#') | swar_equal(text, '\\') | swar_equal(text, 0x7f);
+}
+
+static __always_inline int hex_digit(__u8 byte)
+{
+	if (byte >= '0' && byte <= '9')
+		return byte - '0';
+	byte |= 0x20;
+	return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
+}
+
+/* Is the escape at `at` ("%41") the only way to write its character? Unreserved characters (RFC 3986, 2.3), '/', '\' and controls are not. */
+static __always_inline int escape_is_needed(const struct scratch *scratch, __u32 at)
+{
+	int high = hex_digit(byte_at(scratch, at + 1)), low = hex_digit(byte_at(scratch, at + 2));
+	__u8 byte = high << 4 | low, letter = byte | 0x20;
+
+	if (high < 0 || low < 0 || byte < 0x20 || byte == 0x7f || byte == '/' || byte == '\\')
+		return 0;
+	return !((letter >= 'a' && letter <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' || byte == '.' || byte == '_' || byte == '~');
+}
+
+__noinline int escapes_are_needed(__u32 start, __u32 end)
+{
+	const struct scratch *scratch = get_scratch();
+
+	if (!scratch)
+		return 0;
+	for (__u32 i = 0; i < MAX_PATH; i++) {
+		if (start + i >= end)
+			return 1;
+		if (byte_at(scratch, start + i) == '%' && !escape_is_needed(scratch, start + i))
+			return 0;
+	}
+	return 1;
+}
+
+static __always_inline void note_prefix(struct scratch *scratch, __u32 depth, __u64 hash, __u32 length)
+{
+	struct prefix *prefix;
+
+	if (depth > MAX_PREFIX_DEPTH)
+		return;
+	prefix = &scratch->prefix[depth & MAX_PREFIX_DEPTH];
+	prefix->hash = hash;
+	prefix->length = length;
+	scratch->request.depth = depth;
+}
+
+struct path_reader {
+	__u64 hash;
+	__u64 bad;		/* not 0: the path holds something that is refused */
+	__u64 escaped;		/* not 0: it holds a '%' */
+	__u32 start;		/* of the path */
+	__u32 segment;		/* start of the present segment, behind its '/' */
+	__u32 at;
+	__u32 depth;		/* segments that have ended */
+	__u32 done;
+};
+
+/* A segment ended before `at`; `text` is its last part of less than 8 bytes. */
+static __always_inline void end_segment(struct scratch *scratch, struct path_reader *reader, __u64 text, __u32 size)
+{
+	__u32 length = reader->at - reader->segment;
+
+	if (length == size && (text == '.' || text == ('.' | '.' << 8)))
+		reader->bad = forget(scratch, 1);
+	reader->hash = hash_mix(reader->hash, text | (__u64)'/' << 8 * size);
+	reader->depth = forget(scratch, reader->depth + 1);
+	note_prefix(scratch, reader->depth, reader->hash, reader->at - reader->start);
+	if (byte_at(scratch, reader->at) != '/') {
+		reader->done = 1;
+		return;
+	}
+	if (!length)
+		reader->bad = forget(scratch, 1);
+	reader->at = forget(scratch, reader->at + 1);
+	reader->segment = reader->at;
+}
+
+/* A word of a segment, or its last part; bpf_loop callback. Returns 1 behind the path. */
+static long read_path_word(__u32 index, void *context)
+{
+	struct scratch *scratch = get_scratch();
+	struct path_reader *reader = context;
+	__u64 word, stop, text;
+	__u32 size;
+
+	(void)index;
+	if (!scratch || reader->at - reader->start > MAX_PATH)
+		return 1;
+	word = word_at(scratch, reader->at);
+	stop = swar_below(word, 0x21) | swar_equal(word, '/') | swar_equal(word, '?');
+	text = stop ? word & swar_before(stop) : word;
+	reader->bad = forget(scratch, reader->bad | forbidden(text));
+	reader->escaped |= swar_equal(text, '%');
+	if (!stop) {
+		reader->hash = hash_mix(reader->hash, text);
+		reader->at = forget(scratch, reader->at + 8);
+		return 0;
+	}
+	size = swar_index(stop) & 7;
+	reader->at = forget(scratch, reader->at + size);
+	end_segment(scratch, reader, text, size);
+	return reader->done;
+}
+
+/*
+ * The path, from its first '/' at `start`: hash, prefixes, length. Returns where it stopped (' ' or '?', or something illegal), or 0 when
+ * the path is refused for *verdict.
+ */
+static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, enum verdict *verdict)
+{
+	struct path_reader reader = { .hash = route_key, .start = start, .segment = start + 1, .at = start + 1 };
+	__u32 length;
+
+	note_prefix(scratch, 0, route_key, 0);
+	bpf_loop(MAX_PATH + 1, read_path_word, &reader, 0);
+	reader.at = forget(scratch, reader.at);
+	length = reader.at - start;
+	if (!reader.done || length > MAX_PATH) {
+		*verdict = TX_URI_TOO_LONG;
+		return 0;
+	}
+	scratch->request.path = start;
+	scratch->request.path_length = length;
+	scratch->request.path_hash = reader.hash;
+	if (reader.bad || (reader.escaped && !escapes_are_needed(start, reader.at))) {
+		*verdict = TX_BAD_REQUEST;
+		return 0;
+	}
+	return reader.at;
+}
+
+/* From the '?' to what ends the query. It is not looked at but for bytes that would end a target elsewhere. */
+__noinline __u32 skip_query(__u32 at)
+{
+	const struct scratch *scratch = get_scratch();
+
+	if (!scratch)
+		return at;
+	for (__u32 i = 0; i < MAX_WORDS; i++) {
+		__u64 word = word_at(scratch, at);
+		__u64 stop = swar_below(word, 0x21) | swar_equal(word, '#') | swar_equal(word, 0x7f) | (word & SWAR_HIGH);
+
+		if (stop)
+			return forget(scratch, at + swar_index(stop));
+		at += 8;
+	}
+	return at;
+}
+
+/* Returns 0 and *at behind the line, or the verdict on a request that is refused. */
+static __always_inline __u32 read_request_line(struct scratch *scratch, __u32 length, __u32 *end)
+{
+	enum verdict verdict;
+	__u64 version;
+	__u32 at;
+
+	scratch->request.method = method_of(word_at(scratch, 0), &at);
+	if (scratch->request.method == METHOD_ANY)
+		return TX_RESET_NOT_HTTP;
+	if (byte_at(scratch, at) != '/')
+		return broken(at + 1, length);
+	at = read_path(scratch, at, &verdict);
+	if (!at)
+		return verdict;
+	if (byte_at(scratch, at) == '?')
+		at = skip_query(at);
+	if (byte_at(scratch, at) != ' ')
+		return at >= length ? TX_HEAD_TOO_LARGE : TX_BAD_REQUEST;
+	if (at + 11 > length)
+		return TX_HEAD_TOO_LARGE;
+	version = word_at(scratch, at + 1);
+	scratch->request.version_1_0 = version == CHARS8('H', 'T', 'T', 'P', '/', '1', '.', '0');
+	if (!scratch->request.version_1_0 && version != CHARS8('H', 'T', 'T', 'P', '/', '1', '.', '1'))
+		return TX_BAD_REQUEST;
+	if (pair_at(scratch, at + 9) != CRLF)
+		return TX_BAD_REQUEST;
+	*end = at + 11;
+	return 0;
+}
+
+/* ---- header lines ------------------------------------------------------------------------------- */
+
+static __always_inline __u32 skip_padding(const struct scratch *scratch, __u32 at)
+{
+	for (__u32 i = 0; i < MAX_PADDING; i++) {
+		__u8 byte = byte_at(scratch, at);
+
+		if (byte != ' ' && byte != '\t')
+			break;
+		at++;
+	}
+	return forget(scratch, at);
+}
+
+/* To the first byte that is not part of a field name: a colon, if the line is well-formed. */
+static __always_inline __u32 skip_name(const struct scratch *scratch, __u32 at)
+{
+	for (__u32 i = 0; i < MAX_PATH / 8; i++) {
+		__u64 word = word_at(scratch, at);
+		__u64 stop = swar_below(word, 0x21) | swar_equal(word, ':') | swar_equal(word, 0x7f) | (word & SWAR_HIGH);
+
+		if (stop)
+			return forget(scratch, at + swar_index(stop));
+		at += 8;
+	}
+	return at;
+}
+
+/* To the first control character but tab: a CR, if the line is well-formed. */
+static __always_inline __u32 skip_value(const struct scratch *scratch, __u32 at)
+{
+	for (__u32 i = 0; i < MAX_WORDS; i++) {
+		__u64 word = word_at(scratch, at = forget(scratch, at));
+		__u64 stop = swar_below(word, 0x20);
+
+		if (!stop) {
+			at += 8;
+			continue;
+		}
+		at = forget(scratch, at + swar_index(stop));
+		if (byte_at(scratch, at) != '\t')
+			return at;
+		at++;
+	}
+	return at;
+}
+
+/* "name:port" or "name". Returns where the value ends. */
+static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
+{
+	struct request *request = &scratch->request;
+	__u64 hash = route_key;
+
+	request->hosts = request->hosts ? 2 : 1;
+	request->host = at;
+	for (__u32 i = 0; i < MAX_HOST / 8 + 1; i++) {
+		__u64 word = word_at(scratch, at);
+		__u64 stop = swar_below(word, 0x21) | swar_equal(word, ':');
+		__u64 text = stop ? word & swar_before(stop) : word;
+
+		if (text)
+			hash = hash_mix(hash, swar_lower(text));
+		if (!stop) {
+			at += 8;
+			continue;
+		}
+		at += swar_index(stop);
+		break;
+	}
+	at = forget(scratch, at);
+	request->host_length = at - request->host;
+	request->host_hash = hash;
+	if (byte_at(scratch, at) == ':') {
+		at++;
+		for (__u32 i = 0; i < 5 && byte_at(scratch, at) >= '0' && byte_at(scratch, at) <= '9'; i++)
+			at++;
+	}
+	return skip_padding(scratch, at);
+}
+
+/* Decimal digits only. Returns where the value ends; what is no number ends elsewhere than at the CRLF, or sets `lengths` to 2. */
+static __always_inline __u32 read_content_length(struct scratch *scratch, __u32 at)
+{
+	struct request *request = &scratch->request;
+	__u32 start = at;
+	__u64 value = 0;
+
+	for (__u32 i = 0; i < MAX_PADDING; i++) {
+		__u8 digit = byte_at(scratch, at) - '0';
+
+		if (digit > 9)
+			break;
+		value = value * 10 + digit;
+		at++;
+	}
+	request->lengths = request->lengths || at == start ? 2 : 1;
+	request->content_length = value;
+	request->oversized = value > MAX_BODY;
+	return skip_padding(scratch, at);
+}
+
+/* The lower-cased field name is one of three that routing needs to know; everything else is skipped. */
+static __always_inline __u32 read_field(struct scratch *scratch, __u32 name, __u32 colon)
+{
+	__u64 word = swar_lower(word_at(scratch, name)), next = swar_lower(word_at(scratch, name + 8));
+	__u32 value = skip_padding(scratch, colon + 1), size = colon - name;
+
+	if (size == 4 && (__u32)word == CHARS4('h', 'o', 's', 't'))
+		return read_host(scratch, value);
+	if (size == 14 && word == CHARS8('c', 'o', 'n', 't', 'e', 'n', 't', '-') &&
+	    swar_first(next, 6) == CHARS8('l', 'e', 'n', 'g', 't', 'h', 0, 0))
+		return read_content_length(scratch, value);
+	if (size == 17 && word == CHARS8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r') &&
+	    next == CHARS8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n') && (byte_at(scratch, name + 16) | 0x20) == 'g')
+		scratch->request.encoded = 1;
+	return skip_value(scratch, value);
+}
+
+struct lines {
+	__u32 at;
+	__u32 length;
+	__u32 verdict;		/* 0: the empty line was found */
+};
+
+/* One header line; bpf_loop callback. Returns 1 at the empty line, and when the request is refused. */
+static long read_line(__u32 index, void *context)
+{
+	struct scratch *scratch = get_scratch();
+	struct lines *lines = context;
+	__u32 name = lines->at, colon, end;
+
+	(void)index;
+	if (!scratch)
+		return 1;
+	if (pair_at(scratch, name) == CRLF) {
+		lines->at = forget(scratch, name + 2);
+		lines->verdict = 0;
+		return 1;
+	}
+	colon = skip_name(scratch, name);
+	if (colon == name || byte_at(scratch, colon) != ':') {
+		lines->verdict = broken(colon, lines->length);
+		return 1;
+	}
+	end = read_field(scratch, name, colon);
+	if (pair_at(scratch, end) != CRLF) {
+		lines->verdict = broken(end, lines->length);
+		return 1;
+	}
+	lines->at = forget(scratch, end + 2);
+	return 0;
+}
+
+static __always_inline __u32 check_fields(const struct request *request)
+{
+	if (request->hosts > 1 || (!request->hosts && !request->version_1_0))
+		return TX_BAD_REQUEST;
+	if (request->lengths > 1 || (request->lengths && request->encoded))
+		return TX_BAD_REQUEST;
+	if (request->encoded)
+		return TX_LENGTH_REQUIRED;
+	return request->oversized ? TX_BODY_TOO_LARGE : 0;
+}
+
+/*
+ * Reads the request head of `length` bytes in scratch.head into scratch.request. Returns 0, or the verdict on a request that is refused.
+ * A global function: the verifier checks it once, whatever the callers know.
+ */
+__noinline __u32 read_request(__u32 length)
+{
+	struct scratch *scratch = get_scratch();
+	struct lines lines = { .length = length, .verdict = TX_HEAD_TOO_LARGE };
+	__u32 refused;
+
+	if (!scratch)
+		return DROP_NO_ROOM;
+	__builtin_memset(&scratch->request, 0, sizeof(scratch->request));
+	refused = read_request_line(scratch, length, &lines.at);
+	if (refused)
+		return refused;
+	bpf_loop(MAX_LINES, read_line, &lines, 0);
+	if (lines.verdict)
+		return lines.verdict;
+	scratch->request.head_length = lines.at;
+	return check_fields(&scratch->request);
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The router: XDP on the interface that clients' packets come in on. Every function returns the verdict on the packet, or UNDECIDED when
+ * the next one has to look. docs/architecture.md follows a connection through them.
+ */
+#include "balance.h"
+#include "encap.h"
+#include "flow.h"
+#include "handshake.h"
+#include "http.h"
+#include "packet.h"
+#include "reply.h"
+#include "route.h"
+#include "verdict.h"
+
+/* The router answers the request itself and closes. What it said is remembered, so that the client's retransmission gets the same. */
+static __always_inline enum verdict answer_request(struct xdp_md *ctx, const struct segment *segment, struct flow *flow, __u32 cookie,
+						   enum verdict verdict)
+{
+	__u32 ack = segment_end(segment) + (segment->flags & TCP_FIN ? 1 : 0);
+	struct flow answered = {
+		.cookie = cookie, .request_seq = segment->seq, .next_request_seq = ack, .request_ack = segment->ack,
+		.backend = NO_BACKEND, .state = FLOW_ANSWERED, .first = 1,
+	};
+	struct reply reply = {
+		.seq = segment->ack, .ack = ack, .window = later_window(cookie), .flags = TCP_FIN | TCP_PSH | TCP_ACK,
+		.answer = answer_of(verdict),
+	};
+
+	if (flow) {
+		flow->request_seq = segment->seq;
+		flow->next_request_seq = ack;
+		flow->state = FLOW_ANSWERED;
+	} else if (bpf_map_update_elem(&flows, &segment->tuple, &answered, BPF_ANY)) {
+		return DROP_NO_ROOM;
+	}
+	return send_answer(ctx, segment, &reply, verdict);
+}
+
+/* A request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
+static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment, struct flow *flow, __u32 cookie,
+					   enum verdict verdict)
+{
+	if (answer_of(verdict) >= 0)
+		return answer_request(ctx, segment, flow, cookie, verdict);
+	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
+}
+
+/* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict to refuse it with. */
+static __noinline enum verdict route_request(struct xdp_md *ctx, const struct segment *segment, struct scratch *scratch, __u32 *cluster)
+{
+	__u32 refused, found;
+
+	if (load_head(ctx, scratch, segment->payload, segment->length))
+		return DROP_NO_ROOM;
+	refused = read_request(segment->length);
+	if (refused)
+		return refused;
+	if (segment->length > scratch->request.head_length + scratch->request.content_length)
+		return TX_RESET_PIPELINED;
+	found = find_cluster(scratch, segment->vip);
+	if (found == NO_CLUSTER)
+		return segment->vip->no_route == NO_ROUTE_RESET ? TX_RESET_NO_ROUTE : TX_NO_ROUTE;
+	*cluster = found - 1;
+	return UNDECIDED;
+}
+
+/* The first request of a connection whose cookie is valid: it gets a backend and a flow entry, replacing what an earlier connection left. */
+static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segment *segment)
+{
+	struct scratch *scratch = get_scratch();
+	struct flow flow = { .cookie = segment->ack - 1, .state = FLOW_OPEN, .first = 1 };
+	enum verdict verdict;
+
+	if (!scratch)
+		return DROP_NO_ROOM;
+	verdict = route_request(ctx, segment, scratch, &flow.cluster);
+	if (verdict == UNDECIDED) {
+		flow.backend = choose_backend(flow.cluster, flow_hash(&segment->tuple));
+		verdict = flow.backend == NO_BACKEND ? TX_UNAVAILABLE : UNDECIDED;
+	}
+	if (verdict != UNDECIDED)
+		return refuse(ctx, segment, NULL, flow.cookie, verdict);
+	note_request(&flow, segment, &scratch->request);
+	if (segment->flags & TCP_FIN)
+		note_closing(&flow, segment);
+	if (bpf_map_update_elem(&flows, &segment->tuple, &flow, BPF_ANY))
+		return DROP_NO_ROOM;
+	return encapsulate(ctx, segment, flow.backend, OUTER_ID_OPENS, ROUTED_FIRST);
+}
+
+/* A later request on an open flow. It stays with the flow's backend if its route names the same cluster; else the connection ends. */
+static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+{
+	struct scratch *scratch = get_scratch();
+	enum verdict verdict;
+	__u32 cluster;
+
+	if (!scratch)
+		return DROP_NO_ROOM;
+	verdict = route_request(ctx, segment, scratch, &cluster);
+	if (verdict == UNDECIDED && cluster != flow->cluster)
+		verdict = TX_RESET_ROUTE_CHANGED;
+	if (verdict != UNDECIDED)
+		return refuse(ctx, segment, flow, flow->cookie, verdict);
+	note_request(flow, segment, &scratch->request);
+	flow->first = 0;
+	if (segment->flags & TCP_FIN)
+		note_closing(flow, segment);
+	return encapsulate(ctx, segment, flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
+}
+
+/* The request that the router has answered comes again: so does the answer. */
+static __always_inline enum verdict answer_again(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+{
+	struct scratch *scratch = get_scratch();
+	enum verdict verdict;
+	__u32 cluster;
+
+	if (!scratch)
+		return DROP_NO_ROOM;
+	verdict = route_request(ctx, segment, scratch, &cluster);
+	if (verdict == UNDECIDED || answer_of(verdict) < 0)
+		return DROP_ANSWERED;
+	return answer_request(ctx, segment, flow, flow->cookie, verdict);
+}
+
+static __always_inline int starts_request(struct xdp_md *ctx, const struct segment *segment)
+{
+	__u32 length = segment->length, ignored;
+	__u64 word = 0;
+
+	if (length == 0)
+		return 0;
+	if (bpf_xdp_load_bytes(ctx, segment->payload, &word, bounded_length(length, sizeof(word))))
+		return 0;
+	return method_of(word, &ignored) != METHOD_ANY;
+}
+
+/* No entry for the tuple: a connection's first request, or nothing that can be continued. */
+static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struct segment *segment)
+{
+	enum verdict verdict;
+	int starts;
+
+	if (segment->flags & TCP_RST)
+		return DROP_NO_FLOW;
+	starts = starts_request(ctx, segment);
+	if (segment->length && cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
+		return starts ? open_flow(ctx, segment) : send_reset(ctx, segment, TX_RESET_NOT_HTTP);
+	if (starts)
+		return send_reset(ctx, segment, TX_RESET_COOKIE);
+	verdict = answer_idle(ctx, segment);
+	return verdict == UNDECIDED ? DROP_NO_FLOW : verdict;
+}
+
+static __always_inline enum verdict forward(struct xdp_md *ctx, const struct segment *segment, const struct flow *flow, enum verdict verdict)
+{
+	int opens = flow->first && segment->length && segment->seq == flow->request_seq;
+
+	return encapsulate(ctx, segment, flow->backend, opens ? OUTER_ID_OPENS : OUTER_ID_LATER, verdict);
+}
+
+/* A segment without data on a connection that has an entry. */
+static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+{
+	/* A new connection on the tuple may have shaken hands, while the entry is still the old one's. */
+	if (flow->syn_seen && segment->seq - flow->syn_isn <= 1) {
+		enum verdict verdict = answer_idle(ctx, segment);
+
+		if (verdict != UNDECIDED)
+			return verdict;
+	}
+	if (flow->state == FLOW_ANSWERED) {
+		if (segment->flags & TCP_RST && flow->backend != NO_BACKEND)
+			return forward(ctx, segment, flow, FORWARDED_CLOSE);
+		if (segment->flags & TCP_FIN && segment->seq == flow->next_request_seq)
+			return send_acknowledgement(ctx, segment, flow->cookie, TCP_ACK, TX_CLOSE);
+		return DROP_ANSWERED;
+	}
+	if (!(segment->flags & (TCP_FIN | TCP_RST)))
+		return forward(ctx, segment, flow, FORWARDED);
+	note_closing(flow, segment);
+	return forward(ctx, segment, flow, FORWARDED_CLOSE);
+}
+
+/* Data that is not the next request: a new connection's first request, the old one again, or a piece of its body. */
+static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+{
+	if (segment->seq != flow->request_seq && starts_request(ctx, segment) && segment->ack - 1 != flow->cookie &&
+	    cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
+		return open_flow(ctx, segment);
+	if (flow->state == FLOW_ANSWERED)
+		return segment->seq == flow->request_seq ? answer_again(ctx, segment, flow) : DROP_ANSWERED;
+	if (!seq_before(segment->seq, flow->next_request_seq))
+		return DROP_OUT_OF_ORDER;
+	if (seq_before(flow->next_request_seq, segment_end(segment)))
+		return send_reset(ctx, segment, TX_RESET_PIPELINED);
+	if (segment->flags & TCP_FIN) {
+		note_closing(flow, segment);
+		return forward(ctx, segment, flow, FORWARDED_CLOSE);
+	}
+	return forward(ctx, segment, flow, segment->seq == flow->request_seq ? FORWARDED_AGAIN : FORWARDED);
+}
+
+static __always_inline enum verdict on_flow(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+{
+	if (!segment->length || segment->flags & TCP_RST)
+		return on_flow_bare(ctx, segment, flow);
+	if (segment->seq == flow->next_request_seq && flow->state == FLOW_OPEN)
+		return continue_flow(ctx, segment, flow);
+	return on_flow_data(ctx, segment, flow);
+}
+
+static __always_inline enum verdict handle(struct xdp_md *ctx)
+{
+	struct segment segment;
+	struct flow *flow;
+	enum verdict verdict = parse_packet(ctx, &segment);
+
+	if (verdict != UNDECIDED)
+		return verdict;
+	flow = bpf_map_lookup_elem(&flows, &segment.tuple);
+	if (segment.flags & TCP_SYN) {
+		if (flow) {
+			flow->syn_isn = segment.seq;
+			flow->syn_seen = 1;
+		}
+		return answer_syn(ctx, &segment);
+	}
+	return flow ? on_flow(ctx, &segment, flow) : without_flow(ctx, &segment);
+}
+
+SEC("xdp")
+int rauta_ingress(struct xdp_md *ctx)
+{
+	enum verdict verdict = handle(ctx);
+
+	count(verdict);
+	if (verdict < VERDICT_DROP)
+		return XDP_PASS;
+	return verdict < VERDICT_TX ? XDP_DROP : XDP_TX;
+}
+
+/* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for libbpf and the control plane. */
+const volatile struct {
+	enum method method;
+	enum no_route_answer no_route;
+	enum path_kind path_kind;
+	enum flow_state flow_state;
+	struct maglev_slots maglev_slots;
+} contract_types = {};
+
+char _license[] SEC("license") = "GPL";

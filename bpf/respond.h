@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Egress: the server's own address and port become VIP:port again, on packets of connections that came through a router. */
+#pragma once
+
+#include "socket.h"
+#include "translate.h"
+
+/* Is it this very connection's full socket? Resets and TIME_WAIT's acknowledgements leave through a socket of the kernel's. */
+static __always_inline int owns_tuple(const struct bpf_sock *sk, const struct tuple *local)
+{
+	return sk->dst_ip4 == local->client && sk->dst_port == local->client_port && sk->src_port == bpf_ntohs(local->server_port);
+}
+
+/* The mapping found by tuple moves into the socket, which has now shown that it exists. */
+static __always_inline void keep_with_socket(struct bpf_sock *sk, struct mapping *mapping)
+{
+	struct mapping *kept;
+
+	mapping->state = MAPPING_OPEN;
+	kept = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (kept)
+		*kept = *mapping;
+}
+
+static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb, const struct tuple *local)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct mapping *mapping;
+
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	if (sk && owns_tuple(sk, local)) {
+		mapping = bpf_sk_storage_get(&connections, sk, NULL, 0);
+		if (mapping)
+			return mapping;
+		mapping = bpf_map_lookup_elem(&mappings, local);
+		if (mapping)
+			keep_with_socket(sk, mapping);
+		return mapping;
+	}
+	return bpf_map_lookup_elem(&mappings, local);
+}
+
+static __always_inline enum verdict respond(struct __sk_buff *skb)
+{
+	const struct mapping *mapping;
+	struct headers headers;
+	struct tuple local;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || !find_headers(skb, &headers))
+		return AGENT_EGRESS_PASS;
+	/* The router answered the SYN of every connection that is translated: a SYN-ACK is of a direct one. */
+	if (tcp_flags(headers.tcp) & TCP_SYN)
+		return AGENT_EGRESS_PASS;
+	local.client = headers.ip->daddr;
+	local.server = headers.ip->saddr;
+	local.client_port = headers.tcp->dest;
+	local.server_port = headers.tcp->source;
+	mapping = find_mapping(skb, &local);
+	if (!mapping)
+		return AGENT_EGRESS_PASS;
+	if (rewrite(skb, IP_OFFSET(saddr), TCP_OFFSET(source), local.server, local.server_port, mapping->vip, mapping->vip_port))
+		return AGENT_EGRESS_DROP;
+	return AGENT_EGRESS_TRANSLATED;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The request head, copied out of the packet. Inside a map value any position is reachable with a mask instead of a bounds check against
+ * data_end, and the verifier follows neither pointers nor values: loops over it stay cheap to check. The copy is one memcpy.
+ */
+#pragma once
+
+#include "kernel.h"
+#include "swar.h"
+
+#define HEAD_CAPACITY 2048	/* power of two, more than PATH_MTU */
+
+struct request {
+	__u64 path_hash;
+	__u64 host_hash;
+	__u32 content_length;
+	__u16 path;		/* offset in head */
+	__u16 path_length;
+	__u16 host;
+	__u16 host_length;
+	__u16 head_length;	/* including the empty line */
+	__u8 method;		/* enum method */
+	__u8 version_1_0;
+	__u8 depth;		/* segments of the path, at most MAX_PREFIX_DEPTH */
+	__u8 hosts;		/* how many Host lines, saturating at 2 */
+	__u8 lengths;		/* how many Content-Length lines, saturating at 2 */
+	__u8 encoded;		/* there is a Transfer-Encoding */
+	__u8 oversized;		/* Content-Length is beyond what can be followed */
+};
+
+struct prefix {			/* the path's first d segments */
+	__u64 hash;
+	__u32 length;
+	__u32 reserved;
+};
+
+struct scratch {
+	__u8 head[HEAD_CAPACITY + 16]; /* 16: a word may be read at the last position, and zeroes follow the text */
+	struct request request;
+	struct prefix prefix[MAX_PREFIX_DEPTH + 1];
+	__u32 zero;		/* always 0, which the verifier does not know: see forget() */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch SEC(".maps");
+
+static __always_inline struct scratch *get_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
+static __always_inline __u64 word_at(const struct scratch *scratch, __u32 at)
+{
+	return *(const __u64 *)(scratch->head + (at & (HEAD_CAPACITY - 1)));
+}
+
+static __always_inline __u8 byte_at(const struct scratch *scratch, __u32 at)
+{
+	return scratch->head[at & (HEAD_CAPACITY - 1)];
+}
+
+static __always_inline __u16 pair_at(const struct scratch *scratch, __u32 at)
+{
+	return *(const __u16 *)(scratch->head + (at & (HEAD_CAPACITY - 1)));
+}
+
+/*
+ * The same value, of which the verifier now knows nothing. In a loop it would otherwise follow every value that a position can take,
+ * instead of seeing that the second turn is like the first.
+ */
+#define forget(scratch, value) ((value) + (scratch)->zero)
+
+/* Copies `length` bytes from `offset` of the frame to scratch.head, and eight zero bytes behind them: every scanner stops there. */
+static __always_inline int load_head(struct xdp_md *ctx, struct scratch *scratch, __u32 offset, __u32 length)
+{
+	if (length == 0 || length > HEAD_CAPACITY - 1)
+		return -1;
+	length = bounded_length(length, HEAD_CAPACITY - 1);
+	if (bpf_xdp_load_bytes(ctx, offset, scratch->head, length))
+		return -1;
+	*(__u64 *)(scratch->head + length) = 0;
+	return 0;
+}

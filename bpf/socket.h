@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the kernel holds on a tuple, and the few of its fields that have no helper (CO-RE). */
+#pragma once
+
+#include "kernel.h"
+
+struct sock {			/* complete, because libbpf compares the kfunc's prototype kind by kind */
+	__u16 sk_protocol;
+} __attribute__((preserve_access_index));
+
+struct bpf_tcp_req_attrs {	/* include/net/tcp.h; the argument of the kfunc */
+	__u32 rcv_tsval;
+	__u32 rcv_tsecr;
+	__u16 mss;
+	__u8 rcv_wscale;
+	__u8 snd_wscale;
+	__u8 ecn_ok;
+	__u8 wscale_ok;
+	__u8 sack_ok;
+	__u8 tstamp_ok;
+	__u8 usec_ts_ok;
+	__u8 reserved[3];
+};
+
+/* Creates the socket of a connection whose handshake somebody else answered (Linux 6.9, net/core/filter.c). */
+extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk, struct bpf_tcp_req_attrs *attrs, int attrs__sz) __ksym;
+
+struct tcp_sock {
+	__u32 rcv_nxt;
+} __attribute__((preserve_access_index));
+
+struct sock_common {
+	__u32 skc_tw_rcv_nxt;
+} __attribute__((preserve_access_index));
+
+struct inet_timewait_sock {
+	struct sock_common __tw_common;
+} __attribute__((preserve_access_index));
+
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
+} __attribute__((preserve_access_index));
+
+/* The socket on the local tuple: established, listening, in TIME_WAIT. To be released. */
+static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const struct tuple *local)
+{
+	struct bpf_sock_tuple tuple = {
+		.ipv4 = { .saddr = local->client, .daddr = local->server, .sport = local->client_port, .dport = local->server_port },
+	};
+
+	return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
+/* The sequence number that the socket expects next, the only one at which it believes a reset (RFC 5961, 3.2). 0 and *next, or -1. */
+static __always_inline int next_expected(struct bpf_sock *sk, __u32 *next)
+{
+	if (sk->state == BPF_TCP_TIME_WAIT) {
+		struct tcp_timewait_sock *waiting = (void *)bpf_skc_to_tcp_timewait_sock(sk);
+
+		if (!waiting)
+			return -1;
+		*next = waiting->tw_sk.__tw_common.skc_tw_rcv_nxt;
+	} else {
+		struct tcp_sock *tcp = (void *)bpf_skc_to_tcp_sock(sk);
+
+		if (!tcp)
+			return -1;
+		*next = tcp->rcv_nxt;
+	}
+	return 0;
+}
