@@ -1,0 +1,56 @@
+"""BPF from Python: the system's libbpf.so.1 through ctypes, typed by the BTF of the objects.
+
+Why ctypes, and not bcc or bpftool: the router and the agent are compiled ahead of time, the daemon has to stay small,
+and libbpf 1.1 is what Debian 12 has. No header or compiler is needed at run time.
+
+    layout    C types as Python values          maps      maps as typed tables
+    btf       layouts from BTF                  programs  information, test runs, live frames
+    objects   open, set up, load                xdp, tc   programs on interfaces
+"""
+
+from rauta.bpf.btf import Btf
+from rauta.bpf.layout import Layout, Value
+from rauta.bpf.maps import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Map, MapType
+from rauta.bpf.objects import BpfObject, Rodata
+from rauta.bpf.programs import (
+    Program,
+    ProgramInfo,
+    TestRun,
+    run_time_stats,
+    skb_context,
+    skb_fields,
+    xdp_context,
+)
+from rauta.bpf.tc import Direction, TcAttachment, attach_tc
+from rauta.bpf.xdp import XdpAttachment, XdpMode, attach_xdp, attached_xdp_id
+from rauta.errors import AttachError, BpfError, LoadError
+
+__all__ = [
+    "BPF_ANY",
+    "BPF_EXIST",
+    "BPF_NOEXIST",
+    "AttachError",
+    "BpfError",
+    "BpfObject",
+    "Btf",
+    "Direction",
+    "Layout",
+    "LoadError",
+    "Map",
+    "MapType",
+    "Program",
+    "ProgramInfo",
+    "Rodata",
+    "TcAttachment",
+    "TestRun",
+    "Value",
+    "XdpAttachment",
+    "XdpMode",
+    "attach_tc",
+    "attach_xdp",
+    "attached_xdp_id",
+    "run_time_stats",
+    "skb_context",
+    "skb_fields",
+    "xdp_context",
+]

@@ -1,0 +1,162 @@
+"""tc programs on interfaces of the calling thread's network namespace, through the clsact qdisc.
+
+Attachments are kernel state: they outlive the process unless they are detached. Both directions share one clsact. It is
+made where there is none, and removed when the last attachment of this process goes, but only if it was made here and
+nobody else uses it. No filter is replaced, and only our own are removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import threading
+from ctypes import byref
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from rauta.bpf import _lib
+from rauta.bpf._attachment import GONE, Attachment, describe_program
+from rauta.bpf.programs import Program
+from rauta.errors import AttachError
+
+__all__ = ["Direction", "TcAttachment", "attach_tc"]
+
+Direction: TypeAlias = Literal["ingress", "egress"]
+
+_POINTS: dict[str, int] = {"ingress": 1, "egress": 2}  # enum bpf_tc_attach_point
+_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)  # TC_H_CLSACT with TC_H_MIN_INGRESS, TC_H_MIN_EGRESS (linux/pkt_sched.h)
+
+RTM_NEWTFILTER, RTM_GETTFILTER = 44, 46  # linux/rtnetlink.h
+NLM_F_REQUEST, NLM_F_DUMP = 0x001, 0x300  # linux/netlink.h
+NETLINK_REPLY = 32768  # bytes; the kernel's dumps come in pieces no larger
+_NLMSGHDR = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+_TCMSG = struct.Struct("=BxxxiIII")  # struct tcmsg: family, interface, handle, parent, info
+
+_QdiscKey: TypeAlias = tuple[tuple[int, int], int]  # network namespace and interface
+
+
+@dataclass
+class _Clsact:
+    """The clsact qdisc of one interface, shared by this process's attachments in both directions."""
+
+    made_here: bool
+    users: int = 0
+
+
+_clsacts: dict[_QdiscKey, _Clsact] = {}
+_clsacts_lock = threading.Lock()
+
+
+class TcAttachment(Attachment):
+    """A tc program on an interface, in one direction, at one priority and handle."""
+
+    def __init__(self, ifindex: int, program: Program, direction: Direction, priority: int, handle: int) -> None:
+        """For `attach_tc`."""
+        super().__init__(ifindex, program)
+        self.direction: Direction = direction
+        self.priority = priority
+        self.handle = handle
+        self._qdisc = (self._namespace, ifindex)
+
+    def detach(self) -> bool:
+        """Takes the program off, as every attachment; see Attachment.detach.
+
+        The last attachment of this process on the interface takes clsact with it, if this process made it and nobody
+        else has filters there by then.
+        """
+        return super().detach()
+
+    def _take_off(self, fd: int) -> int:
+        hook = _lib.TcHook(ifindex=self.ifindex, attach_point=_POINTS[self.direction])
+        result = -errno.ENOENT
+        if _filter_program(hook, self.priority, self.handle) == self.program_id:
+            options = _lib.TcOpts(handle=self.handle, priority=self.priority)
+            result = _lib.libbpf().bpf_tc_detach(byref(hook), byref(options))
+        if result == 0 or result in GONE:
+            _leave_clsact(self._qdisc)
+        return result
+
+
+def attach_tc(ifindex: int, program: Program, direction: Direction, priority: int = 1, handle: int = 1) -> TcAttachment:
+    """Attaches a SCHED_CLS program in direct-action mode, making the clsact qdisc where there is none.
+
+    AttachError when the interface does not exist, or another filter has this priority and handle in this direction.
+    """
+    if direction not in _POINTS:
+        raise ValueError(f"direction {direction!r} is neither ingress nor egress")
+    attachment = TcAttachment(ifindex, program, direction, priority, handle)
+    hook = _lib.TcHook(ifindex=ifindex, attach_point=_POINTS[direction])
+    options = _lib.TcOpts(prog_fd=program.fd, handle=handle, priority=priority)
+    try:
+        _join_clsact(attachment._qdisc)
+    except AttachError:
+        attachment._release()
+        raise
+    with _lib.captured_log() as messages:
+        result = _lib.libbpf().bpf_tc_attach(byref(hook), byref(options))
+    if result < 0:
+        attachment._release()
+        error = _tc_error(hook, program, direction, priority, handle, -result, messages)
+        _leave_clsact(attachment._qdisc)
+        raise error
+    return attachment
+
+
+def _tc_error(
+    hook: _lib.TcHook, program: Program, direction: str, priority: int, handle: int, number: int, messages: list[str]
+) -> AttachError:
+    where = f"interface {hook.ifindex} ({direction}, priority {priority}, handle {handle})"
+    tried = f"attaching tc program '{program.name}' to {where}"
+    happened, advice = _lib.kernel_message(messages) or _lib.describe(number), ""
+    if number == errno.EEXIST:
+        present = describe_program(_filter_program(hook, priority, handle))
+        happened = f"{present} is attached there already"
+        advice = "Nothing was replaced. Use another priority or handle, or remove that filter (tc filter del)."
+    return AttachError(tried, happened, advice, errno=number)
+
+
+def _filter_program(hook: _lib.TcHook, priority: int, handle: int) -> int:
+    """The id of the program at a priority and handle, 0 when there is none."""
+    options = _lib.TcOpts(handle=handle, priority=priority)
+    with _lib.captured_log():
+        result = _lib.libbpf().bpf_tc_query(byref(hook), byref(options))
+    return options.prog_id if result == 0 else 0
+
+
+def _join_clsact(key: _QdiscKey) -> None:
+    ifindex = key[1]
+    hook = _lib.TcHook(ifindex=ifindex, attach_point=_POINTS["ingress"] | _POINTS["egress"])
+    with _clsacts_lock, _lib.captured_log() as messages:
+        result = _lib.libbpf().bpf_tc_hook_create(byref(hook))
+        if result < 0 and result != -errno.EEXIST:
+            advice = "There is no such interface in this network namespace." if result == -errno.ENODEV else ""
+            happened = _lib.kernel_message(messages) or _lib.describe(-result)
+            raise AttachError(f"adding clsact to interface {ifindex}", happened, advice, errno=-result)
+        qdisc = _clsacts.setdefault(key, _Clsact(made_here=False))
+        qdisc.made_here |= result == 0
+        qdisc.users += 1
+
+
+def _leave_clsact(key: _QdiscKey) -> None:
+    with _clsacts_lock, _lib.captured_log():
+        qdisc = _clsacts[key]
+        qdisc.users -= 1
+        if qdisc.users:
+            return
+        del _clsacts[key]
+        if qdisc.made_here and not _has_filters(key[1]):
+            hook = _lib.TcHook(ifindex=key[1], attach_point=_POINTS["ingress"] | _POINTS["egress"])
+            _lib.libbpf().bpf_tc_hook_destroy(byref(hook))
+
+
+def _has_filters(ifindex: int) -> bool:
+    """Whether any filter hangs on clsact, asked with RTM_GETTFILTER (rtnetlink(7)): libbpf cannot list."""
+    for parent in _PARENTS:
+        message = _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)
+        header = _NLMSGHDR.pack(_NLMSGHDR.size + len(message), RTM_GETTFILTER, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
+            netlink.send(header + message)
+            if _NLMSGHDR.unpack_from(netlink.recv(NETLINK_REPLY))[1] == RTM_NEWTFILTER:
+                return True
+    return False

@@ -1,0 +1,49 @@
+"""The numbers of bpf/contract.h that are needed before any object is loaded.
+
+Checking a configuration must work without root and without a compiled program, so these few cannot come from BTF.
+tests/unit/test_tables.py compares each one with the header. The layouts of keys and values are not here: they do come
+from BTF.
+"""
+
+from enum import IntEnum
+
+MAX_PATH = 256  # bytes of a path, without the query
+MAX_PREFIX_DEPTH = 30  # segments of a prefix route
+SHAPE_EXACT = 1 << 31  # of a host's shapes: it has exact paths
+FLOW_WAYS = 8  # entries of a set in the flow table
+MAX_BACKENDS = 4096
+MAX_CLUSTERS = 1024
+MAX_VIPS = 64
+MAGLEV_SLOTS = 65537
+MAGLEV_PACKED = 16385  # map entries of SLOTS_PER_ENTRY slots each
+SLOTS_PER_ENTRY = 4
+NO_BACKEND = 0xFFFF  # the slot of an empty cluster
+
+
+class Method(IntEnum):
+    """`enum method`: the index into `struct path`'s clusters."""
+
+    ANY = 0
+    GET = 1
+    HEAD = 2
+    POST = 3
+    PUT = 4
+    DELETE = 5
+    CONNECT = 6
+    OPTIONS = 7
+    TRACE = 8
+    PATCH = 9
+
+
+class PathKind(IntEnum):
+    """`enum path_kind`."""
+
+    EXACT = 0
+    PREFIX = 1
+
+
+class NoRouteAnswer(IntEnum):
+    """`enum no_route_answer`: what a request gets that no route names."""
+
+    NOT_FOUND = 0
+    RESET = 1

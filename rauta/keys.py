@@ -1,0 +1,85 @@
+"""The secrets of a RAUTA installation: who knows them can forge cookies or aim at a backend's hash slots.
+
+Cookie keys are shared by all routers and agents; the two hash keys belong to routers only (routers that must agree on a
+backend share the flow key). No key ever appears in a repr, so that none lands in a log or a traceback.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field, replace
+
+from rauta.errors import RautaError
+
+__all__ = ["CookieKeys", "Keys"]
+
+_COOKIE_KEY_BYTES = 16
+_COOKIE_BYTES = 2 * _COOKIE_KEY_BYTES
+_HASH_KEY_BYTES = 8
+
+SipHashKey = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CookieKeys:
+    """The two live SipHash-2-4 keys of the SYN cookies, and which of them new cookies use.
+
+    `by_epoch[e]` is (k0, k1), each a 64-bit integer: the little-endian halves of 16 key bytes, as in the SipHash paper.
+    """
+
+    by_epoch: tuple[SipHashKey, SipHashKey] = field(repr=False)
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epoch not in (0, 1):
+            raise RautaError(
+                "choosing the cookie key", f"there is no epoch {self.epoch}", "Two keys are live: 0 and 1."
+            )
+
+    @classmethod
+    def generate(cls) -> CookieKeys:
+        """Two fresh random keys."""
+        return cls.from_bytes(secrets.token_bytes(_COOKIE_BYTES))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, epoch: int = 0) -> CookieKeys:
+        """Keys from 32 bytes: epoch 0's k0, k1, epoch 1's k0, k1, each little-endian. RautaError on another length."""
+        _require_length("cookie keys", raw, _COOKIE_BYTES)
+        k = [int.from_bytes(raw[i : i + 8], "little") for i in range(0, _COOKIE_BYTES, 8)]
+        return cls(by_epoch=((k[0], k[1]), (k[2], k[3])), epoch=epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """All secrets of a router. An agent reads only `cookies`."""
+
+    cookies: CookieKeys = field(repr=False)
+    route_key: int = field(repr=False)  # 64 bits: of the hashes of host names and paths
+    flow_key: int = field(repr=False)  # 64 bits: of the hash of a connection's tuple
+
+    @classmethod
+    def generate(cls) -> Keys:
+        """Fresh random keys."""
+        return cls.from_bytes(secrets.token_bytes(_COOKIE_BYTES + 2 * _HASH_KEY_BYTES))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Keys:
+        """Keys from 48 bytes: 32 of cookie keys (see `CookieKeys.from_bytes`), route_key, flow_key; all little-endian.
+
+        RautaError on another length.
+        """
+        _require_length("keys", raw, _COOKIE_BYTES + 2 * _HASH_KEY_BYTES)
+        return cls(
+            cookies=CookieKeys.from_bytes(raw[:_COOKIE_BYTES]),
+            route_key=int.from_bytes(raw[_COOKIE_BYTES : _COOKIE_BYTES + _HASH_KEY_BYTES], "little"),
+            flow_key=int.from_bytes(raw[_COOKIE_BYTES + _HASH_KEY_BYTES :], "little"),
+        )
+
+    def with_fresh_route_key(self) -> Keys:
+        """The same keys but for the route key: used when two configured names or paths collide under the old one."""
+        return replace(self, route_key=int.from_bytes(secrets.token_bytes(_HASH_KEY_BYTES), "little"))
+
+
+def _require_length(what: str, raw: bytes, length: int) -> None:
+    if len(raw) != length:
+        raise RautaError(f"reading {what}", f"{len(raw)} bytes were given", f"Give exactly {length} bytes.")

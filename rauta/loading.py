@@ -1,0 +1,104 @@
+"""What the router and the agent have in common: a compiled object becomes programs and maps, and everything is undone.
+
+What the machine lacks is said before anything is created.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rauta import namespaces
+from rauta.bpf import BpfObject
+from rauta.errors import RautaError
+
+__all__ = ["Loaded", "interface_index", "is_agent_verdict", "is_router_verdict", "open_object"]
+
+_KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+_AGENT = "AGENT_"  # verdicts of the agent start so, the router's do not
+_VERDICT_COUNT = "VERDICT_COUNT"
+
+
+class Loaded:
+    """A BPF object in the kernel, and what is attached of it; both end with `close`, or with the context.
+
+    `object` gives instruments the programs and maps themselves.
+    """
+
+    def __init__(self, obj: BpfObject) -> None:
+        """Takes the object over, loaded or not."""
+        self.object = obj
+        self._undo = ExitStack()
+        self._undo.callback(obj.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detaches and unloads, from whichever thread and network namespace; safe to repeat."""
+        self._undo.close()
+
+    def counters(self) -> dict[str, int]:
+        """How many packets left the programs by each verdict, summed over all CPUs, by the names of contract.h."""
+        verdicts = self.object.btf.enum("verdict")
+        packets = {number: sum(per_cpu) for number, per_cpu in self.object.maps["verdicts"].items_batch()}
+        return {name: packets[number] for name, number in verdicts.items() if self._counts(name)}
+
+    def _counts(self, verdict: str) -> bool:
+        """Whether this object's programs can come to a verdict; both objects have a counter for each."""
+        raise NotImplementedError
+
+    def _undo_here(self, undo: Callable[[], object]) -> None:
+        """Has `close` call `undo`, with its thread in the network namespace that the calling thread is in now."""
+        here = self._undo.enter_context(namespaces.current())
+
+        def back() -> None:
+            with namespaces.entered(here):
+                undo()
+
+        self._undo.callback(back)
+
+
+def is_router_verdict(name: str) -> bool:
+    """Whether a constant of `enum verdict` is a verdict of the router."""
+    return name != _VERDICT_COUNT and not name.startswith(_AGENT)
+
+
+def is_agent_verdict(name: str) -> bool:
+    """Whether a constant of `enum verdict` is a verdict of the agent."""
+    return name.startswith(_AGENT)
+
+
+def open_object(name: str) -> BpfObject:
+    """Opens rauta/objects/NAME.bpf.o. RautaError without root, without kernel BTF, or if it was not compiled."""
+    tried = f"loading {name}.bpf.o"
+    if os.geteuid() != 0:
+        raise RautaError(tried, "BPF programs can be loaded by root only", "Run as root.")
+    if not _KERNEL_BTF.exists():
+        advice = "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys."
+        raise RautaError(tried, f"this kernel does not describe its types ({_KERNEL_BTF} is missing)", advice)
+    with resources.as_file(resources.files("rauta") / "objects" / f"{name}.bpf.o") as path:
+        if not path.exists():
+            raise RautaError(tried, f"{path} is missing", "Compile the programs: make bpf")
+        return BpfObject.open(path)
+
+
+def interface_index(interface: str) -> int:
+    """The index of an interface in the calling thread's network namespace. RautaError names those that there are."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError as error:
+        present = ", ".join(name for _, name in socket.if_nameindex())
+        happened = "there is no such interface in this network namespace"
+        raise RautaError(f"attaching to {interface}", happened, f"There are: {present}.") from error

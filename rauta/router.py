@@ -1,0 +1,134 @@
+"""The router: bpf/ingress.bpf.c with a configuration in its maps, on an interface.
+
+    with Router.load(load_config("shop.yaml"), Keys.generate()) as router:
+        router.attach("eth0")
+
+Everything is in the maps before the program is attached, so no packet meets a half-configured router.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from rauta import loading, neighbours, offloads, tables
+from rauta.bpf import BpfObject, Map, MapType, XdpAttachment, XdpMode, attach_xdp
+from rauta.config import Cluster, Config
+from rauta.contract import FLOW_WAYS, MAGLEV_PACKED
+from rauta.errors import RautaError
+from rauta.keys import Keys
+
+__all__ = ["Router"]
+
+_ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
+_SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
+_KEY_DRAWS = 8
+
+
+class Router(loading.Loaded):
+    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be."""
+
+    def __init__(self, obj: BpfObject, config: Config, keys: Keys) -> None:
+        """For `load`."""
+        super().__init__(obj)
+        self.config = config
+        self.keys = keys
+        self._attachment: XdpAttachment | None = None
+
+    @classmethod
+    def load(cls, config: Config, keys: Keys) -> Self:
+        """Loads the program and fills its maps, but for the next hops, which `attach` looks up.
+
+        RautaError or LoadError say what the machine lacks, or what the verifier said.
+        """
+        content, keys = _hashed(config, keys)
+        router = cls(loading.open_object("ingress"), config, keys)
+        try:
+            router._set_constants()
+            router._size_maps(content)
+            router.object.load()
+            router._fill_maps(content)
+        except BaseException:
+            router.close()
+            raise
+        return router
+
+    def attach(self, interface: str, mode: XdpMode = "best-effort") -> XdpAttachment:
+        """Resolves the backends' next hops, then attaches to an interface of the calling thread's network namespace.
+
+        `mode` is "native", "generic" or "best-effort" (native where the driver can); the attachment's `mode` is the one
+        in use. RautaError if there is no such interface, a backend cannot be reached through it, or this router is
+        attached already; AttachError if the kernel refuses.
+        """
+        if self._attachment is not None:
+            raise RautaError(
+                f"attaching to {interface}", "this router is attached already", "Load one for each interface."
+            )
+        index = loading.interface_index(interface)
+        self._fill_backends(index)
+        self._attachment = attach_xdp(index, self.object.programs["rauta_ingress"], mode)
+        self._undo_here(self._attachment.detach)
+        if self._attachment.mode == "generic":
+            self._undo.enter_context(offloads.gro_off(interface))
+        return self._attachment
+
+    @property
+    def requests_routed(self) -> int:
+        """Requests that went to a backend: the first ones of connections, and later ones."""
+        counters = self.counters()
+        return sum(counters[verdict] for verdict in _ROUTED)
+
+    def _counts(self, verdict: str) -> bool:
+        return loading.is_router_verdict(verdict)
+
+    def _set_constants(self) -> None:
+        source = self.config.encapsulation.source
+        self.object.rodata["route_key"] = self.keys.route_key
+        self.object.rodata["flow_key"] = self.keys.flow_key
+        self.object.rodata["flow_sets"] = _flow_sets(self.config)
+        self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
+        self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)
+
+    def _size_maps(self, content: tables.RouterTables) -> None:
+        self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
+        for name, entries in (("hosts", content.hosts), ("paths", content.paths)):
+            self.object.maps[name].set_max_entries(2 * len(entries) + _SPARE_ENTRIES)
+
+    def _fill_maps(self, content: tables.RouterTables) -> None:
+        maps = self.object.maps
+        maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
+        maps["paths"].update_batch(content.paths)
+        maps["hosts"].update_batch(content.hosts)
+        indices = tables.backend_indices(self.config)
+        for index, cluster in enumerate(self.config.clusters):
+            self._put_cluster(index, cluster, indices)
+        maps["vips"].update_batch(content.vips)
+
+    def _put_cluster(self, index: int, cluster: Cluster, indices: dict[str, int]) -> None:
+        """Replaces a cluster's Maglev table as a whole."""
+        size = self.object.btf.struct("maglev_slots").size
+        with Map.create(MapType.ARRAY, "maglev", 4, size, MAGLEV_PACKED) as table:
+            table.update_batch(tables.maglev_entries(cluster, indices))
+            self.object.maps["clusters"].update(index, table)
+
+    def _fill_backends(self, interface: int) -> None:
+        backends = self.config.backends()
+        macs = neighbours.next_hops((backend.address for backend in backends.values()), interface)
+        indices = tables.backend_indices(self.config)
+        self.object.maps["backends"].update_batch(
+            (indices[name], tables.backend_entry(backend, macs[backend.address])) for name, backend in backends.items()
+        )
+
+
+def _flow_sets(config: Config) -> int:
+    """The flow table is made of whole sets."""
+    return -(-config.flows // FLOW_WAYS)
+
+
+def _hashed(config: Config, keys: Keys) -> tuple[tables.RouterTables, Keys]:
+    """The tables under the given route key, or under a fresh one if two entries collide."""
+    for _ in range(_KEY_DRAWS):
+        try:
+            return tables.router_tables(config, keys.route_key), keys
+        except tables.HashCollision:
+            keys = keys.with_fresh_route_key()
+    return tables.router_tables(config, keys.route_key), keys

@@ -1,0 +1,241 @@
+"""From a configuration to the contents of the BPF maps: pure functions, no kernel.
+
+Keys and values are dicts by the member names of bpf/contract.h, ready for `Map.update_batch`; addresses and ports in
+them are integers whose bytes in memory are in network order. What the packet path looks up by hash (host names and
+paths) is hashed here exactly as contract.h defines.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from itertools import count
+from typing import Any, TypeAlias
+
+from rauta import maglev, paths
+from rauta.config import Backend, Cluster, Config, Route, Vip
+from rauta.contract import MAGLEV_PACKED, NO_BACKEND, SHAPE_EXACT, SLOTS_PER_ENTRY, Method, NoRouteAnswer, PathKind
+from rauta.errors import RautaError
+from rauta.keys import CookieKeys
+
+__all__ = [
+    "Entry",
+    "HashCollision",
+    "RouterTables",
+    "backend_entry",
+    "backend_indices",
+    "be16",
+    "be32",
+    "cookie_keys_entry",
+    "maglev_entries",
+    "path_hash",
+    "router_tables",
+    "services",
+    "vip_key",
+    "words_hash",
+]
+
+Entry: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
+"""A key and a value."""
+
+_MULTIPLIER = 0x9E3779B97F4A7C15
+_WORD_BITS = (1 << 64) - 1
+_WORD_BYTES = 8
+_SLOT_BYTES = 2
+_NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET}
+
+
+class HashCollision(RautaError):
+    """Two configured host names or paths have the same hash under this route key: draw another key.
+
+    With 64-bit hashes and 65,536 routes, about one key in 10^10 has that flaw.
+    """
+
+
+@dataclass(frozen=True)
+class RouterTables:
+    """What the router's maps hold, by the maps' names; Maglev tables and next hops are made apart, one at a time."""
+
+    vips: list[Entry] = field(default_factory=list)
+    hosts: list[Entry] = field(default_factory=list)
+    paths: list[Entry] = field(default_factory=list)
+
+
+# ---- addresses ------------------------------------------------------------------------------------------
+
+
+def be32(address: IPv4Address) -> int:
+    """An address as the __be32 that contract.h keeps: 198.18.0.1 is 0x010012c6 on a little-endian machine."""
+    return int.from_bytes(address.packed, sys.byteorder)
+
+
+def be16(port: int) -> int:
+    """A port as the __be16 that contract.h keeps."""
+    return socket.htons(port)
+
+
+def vip_key(address: IPv4Address, port: int) -> dict[str, Any]:
+    """The key of a VIP in the router's `vips` and the agents' `services`; port 0 stands for the address itself."""
+    return {"address": be32(address), "port": be16(port)}
+
+
+# ---- hashes ---------------------------------------------------------------------------------------------
+
+
+def words_hash(route_key: int, name: str) -> int:
+    """contract.h's words_hash() of a host name in lower case: 64 bits."""
+    return _mix_words(route_key, name.encode())
+
+
+def path_hash(route_key: int, path: str) -> int:
+    """contract.h's path_hash() of an exact path, or of a prefix other than "/": 64 bits."""
+    value = route_key
+    for segment in paths.segments(path):
+        value = _mix_words(value, f"{segment}/".encode())
+    return value
+
+
+def _mix_words(value: int, text: bytes) -> int:
+    for start in range(0, len(text), _WORD_BYTES):
+        word = int.from_bytes(text[start : start + _WORD_BYTES], "little")  # a short last word is padded with zeros
+        value = (value ^ word) * _MULTIPLIER & _WORD_BITS
+        value ^= value >> 29
+    return value
+
+
+# ---- routes ---------------------------------------------------------------------------------------------
+
+
+def router_tables(config: Config, route_key: int) -> RouterTables:
+    """The entries of `vips`, `hosts` and `paths`. HashCollision if two of them would be one under this key.
+
+    VIPs are numbered from 1 in the file's order, and so are hosts over all VIPs; a VIP's routes without a host count
+    as one host. A cluster's index is its place in the file; routes hold it plus 1.
+    """
+    tables = RouterTables()
+    clusters = {cluster.name: index for index, cluster in enumerate(config.clusters)}
+    host_ids = count(1)
+    for vip_id, vip in enumerate(config.vips, start=1):
+        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route])}
+        for host, routes in _by_host(vip).items():
+            host_id, shapes = next(host_ids), _shapes(routes)
+            if host is None:
+                value |= {"any_host": host_id, "any_host_shapes": shapes}
+            else:
+                key = {"hash": words_hash(route_key, host), "vip": vip_id, "length": len(host)}
+                tables.hosts.append((key, {"id": host_id, "shapes": shapes, "name": host.encode()}))
+            tables.paths.extend(_path_entries(routes, host_id, clusters, route_key))
+        tables.vips.append((vip_key(vip.address, vip.port), value))
+    tables.vips.extend((vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in config.vips))
+    _check_unique(tables.hosts, "host names", "name")
+    _check_unique(tables.paths, "paths", "path")
+    return tables
+
+
+def _by_host(vip: Vip) -> dict[str | None, list[Route]]:
+    """A VIP's routes by their host name, None for any; hosts in the file's order."""
+    routes: dict[str | None, list[Route]] = {}
+    for route in vip.routes:
+        routes.setdefault(route.host, []).append(route)
+    return routes
+
+
+def _shapes(routes: list[Route]) -> int:
+    """Bit d is set if a prefix of d segments is among the routes ("/" has none), SHAPE_EXACT if an exact path is."""
+    shapes = 0
+    for route in routes:
+        if route.prefix is None:
+            shapes |= SHAPE_EXACT
+        else:
+            shapes |= 1 << (0 if route.prefix == "/" else len(paths.segments(route.prefix)))
+    return shapes
+
+
+def _path_entries(routes: list[Route], host: int, clusters: Mapping[str, int], route_key: int) -> Iterator[Entry]:
+    """One entry for each path of a host; routes that differ in their method only share it."""
+    by_path: dict[tuple[PathKind, str], list[int]] = {}
+    for route in routes:
+        kind = PathKind.EXACT if route.exact is not None else PathKind.PREFIX
+        by_method = by_path.setdefault((kind, route.path), [0] * len(Method))
+        by_method[Method[route.method or "ANY"]] = clusters[route.cluster] + 1
+    for (kind, path), by_method in by_path.items():
+        text = "" if (kind, path) == (PathKind.PREFIX, "/") else path
+        hash = path_hash(route_key, text)
+        yield (
+            {"hash": hash, "host": host, "length": len(text), "kind": int(kind)},
+            {"cluster": by_method, "path": text.encode()},
+        )
+
+
+def _check_unique(entries: list[Entry], what: str, name: str) -> None:
+    seen: dict[tuple[Any, ...], bytes] = {}
+    for key, value in entries:
+        identity, text = tuple(key.values()), value[name]
+        if identity in seen:
+            happened = f"{seen[identity].decode()!r} and {text.decode()!r} have the same hash"
+            raise HashCollision(f"hashing {what}", happened, "Draw another route key.")
+        seen[identity] = text
+
+
+# ---- clusters and backends ------------------------------------------------------------------------------
+
+
+def backend_indices(config: Config) -> dict[str, int]:
+    """A backend's index in the map `backends`, by name: its place in the order of names."""
+    return {name: index for index, name in enumerate(config.backends())}
+
+
+def backend_entry(backend: Backend, next_hop: bytes) -> dict[str, Any]:
+    """The value of a backend in the map `backends`; `next_hop` is the MAC address, 6 bytes, of its next hop."""
+    return {"address": be32(backend.address), "next_hop": next_hop}
+
+
+def maglev_entries(cluster: Cluster, indices: Mapping[str, int]) -> list[tuple[int, bytes]]:
+    """A cluster's Maglev table as the entries of its inner map: number, `struct maglev_slots` as bytes.
+
+    Slot s is the 16-bit integer s % 4 of entry s // 4; what is left over in the last entry is NO_BACKEND.
+    """
+    table = maglev.build_table({backend.name: backend.weight for backend in cluster.backends})
+    index_of = [indices[name] for name in sorted(backend.name for backend in cluster.backends)]
+    for slot, place in enumerate(table):
+        if place != NO_BACKEND:
+            table[slot] = index_of[place]
+    table.extend([NO_BACKEND] * (MAGLEV_PACKED * SLOTS_PER_ENTRY - len(table)))
+    packed, size = table.tobytes(), SLOTS_PER_ENTRY * _SLOT_BYTES
+    return [(entry, packed[entry * size : (entry + 1) * size]) for entry in range(MAGLEV_PACKED)]
+
+
+# ---- keys and agents ------------------------------------------------------------------------------------
+
+
+def cookie_keys_entry(keys: CookieKeys) -> dict[str, Any]:
+    """The one value of the map `cookie_keys`."""
+    return {"key": [list(key) for key in keys.by_epoch], "epoch": keys.epoch}
+
+
+def services(config: Config, backend_name: str) -> list[Entry]:
+    """The entries of `services` for the host of a backend: each VIP that reaches its address, and the local port there.
+
+    RautaError if no backend has that name.
+    """
+    backends = config.backends()
+    if backend_name not in backends:
+        known = ", ".join(backends) or "none"
+        raise RautaError(
+            "setting up an agent", f"no backend is called {backend_name!r}", f"The configuration has: {known}."
+        )
+    address = backends[backend_name].address
+    local_ports = {
+        cluster.name: backend.port
+        for cluster in config.clusters
+        for backend in cluster.backends
+        if backend.address == address
+    }
+    return [
+        (vip_key(vip.address, vip.port), {"address": be32(address), "port": be16(port)})
+        for vip in config.vips
+        for port in {local_ports[route.cluster] for route in vip.routes if route.cluster in local_ports}
+    ]

@@ -1,0 +1,254 @@
+"""Map contents from configurations: hashes by contract.h's definition, entries by hand."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rauta import contract, tables
+from rauta.config import Config
+from rauta.errors import RautaError
+from rauta.keys import CookieKeys, Keys
+from rauta.maglev import build_table
+
+HEADER = (Path(__file__).parents[2] / "bpf/contract.h").read_text()
+KEY = 0x0123456789ABCDEF
+
+
+def configuration(**changes: Any) -> Config:
+    """Two VIPs: one with two hosts' routes and any-host routes to clusters web and api, one with a single route."""
+    shop = {
+        "name": "shop",
+        "address": "198.18.100.80",
+        "port": 80,
+        "routes": [
+            {"prefix": "/api/", "cluster": "api"},
+            {"prefix": "/api", "method": "POST", "cluster": "web"},
+            {"host": "Shop.test", "exact": "/a/", "method": "GET", "cluster": "web"},
+            {"host": "shop.test", "prefix": "/", "cluster": "api"},
+            {"host": "shop.test", "prefix": "/a/b", "cluster": "web"},
+            {"exact": "/", "cluster": "web"},
+        ],
+    }
+    admin = {
+        "name": "admin",
+        "address": "198.18.100.80",
+        "port": 8443,
+        "no_route": "reset",
+        "routes": [{"host": "shop.test", "prefix": "/", "cluster": "admin"}],
+    }
+    clusters = [
+        {"name": "web", "backends": [backend("web-2", 12), backend("web-1", 11)]},
+        {"name": "api", "backends": [backend("api-1", 21)]},
+        {"name": "admin", "backends": [backend("admin-1", 11, port=9000)]},
+    ]
+    source = {"source": "198.19.0.0/24"}
+    fields = {"version": 1, "encapsulation": source, "vips": [shop, admin], "clusters": clusters}
+    return Config.model_validate(fields | changes)
+
+
+def backend(name: str, last_byte: int, port: int = 8080, weight: int = 1) -> dict[str, Any]:
+    return {"name": name, "address": f"198.18.0.{last_byte}", "port": port, "weight": weight}
+
+
+# ---- contract -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in vars(contract) if name.isupper() and name != "SLOTS_PER_ENTRY"])
+def test_limits_are_those_of_the_header(name: str) -> None:
+    defined = re.search(rf"^#define {name}\s+(\w+)", HEADER, re.MULTILINE)
+    assert defined is not None
+    assert getattr(contract, name) == int(defined[1], 0)
+
+
+def test_a_maglev_entry_has_the_slots_of_the_header() -> None:
+    declared = re.search(r"struct maglev_slots \{.*?backend\[(\d+)\]", HEADER, re.DOTALL)
+    assert declared is not None
+    assert int(declared[1]) == contract.SLOTS_PER_ENTRY
+    assert (contract.MAGLEV_PACKED - 1) * 4 < contract.MAGLEV_SLOTS <= contract.MAGLEV_PACKED * 4
+
+
+def test_methods_are_numbered_as_in_the_header() -> None:
+    declared = re.search(r"enum method \{(.*?)\}", HEADER, re.DOTALL)
+    assert declared is not None
+    names = re.findall(r"METHOD_(\w+)", re.sub(r"/\*.*?\*/", "", declared[1], flags=re.DOTALL))
+    assert names == [*contract.Method.__members__, "COUNT"]
+    assert [method.value for method in contract.Method] == list(range(len(contract.Method)))
+
+
+def test_other_enumerations_are_those_of_the_header() -> None:
+    values = dict(re.findall(r"\b(PATH_EXACT|PATH_PREFIX|NO_ROUTE_404|NO_ROUTE_RESET) = (\d+)", HEADER))
+    assert values == {
+        "PATH_EXACT": str(contract.PathKind.EXACT.value),
+        "PATH_PREFIX": str(contract.PathKind.PREFIX.value),
+        "NO_ROUTE_404": str(contract.NoRouteAnswer.NOT_FOUND.value),
+        "NO_ROUTE_RESET": str(contract.NoRouteAnswer.RESET.value),
+    }
+
+
+# ---- hashes: expected values come from a C transcript of the comment in contract.h, route_key 0x0123456789abcdef ----
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a", 0x198E886E93C0E7D4), ("shop.test", 0x3D9E62CF7C5DD4C4), ("abcdefgh", 0x42DE9120F17FA7B1)],
+)
+def test_host_names_are_hashed_in_words(name: str, expected: int) -> None:
+    assert tables.words_hash(KEY, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("", KEY),
+        ("/", 0x00644EA93F629589),
+        ("/api", 0x9508D03D9690D56F),
+        ("/abcdefg", 0x6BDE9121B97FA7B1),
+        ("/abcdefgh", 0xF84DCEEEB83B30BD),
+        ("/a/", 0x826AA016597AA0C8),
+        ("/a/b", 0x016DB5AE365EA85A),
+    ],
+)
+def test_paths_are_hashed_segment_by_segment(path: str, expected: int) -> None:
+    assert tables.path_hash(KEY, path) == expected
+
+
+def test_addresses_and_ports_lie_in_memory_as_on_the_wire() -> None:
+    assert tables.be32(IPv4Address("198.18.0.1")).to_bytes(4, "little") == bytes([198, 18, 0, 1])
+    assert tables.be16(80).to_bytes(2, "little") == bytes([0, 80])
+
+
+# ---- routes ---------------------------------------------------------------------------------------------
+
+
+def by_key(entries: list[tables.Entry]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    assert len({tuple(key.values()) for key, _ in entries}) == len(entries)
+    return {tuple(key.values()): value for key, value in entries}
+
+
+def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
+    address = int.from_bytes(bytes([198, 18, 100, 80]), "little")
+    assert by_key(tables.router_tables(configuration(), KEY).vips) == {
+        (address, 0x5000): {"id": 1, "any_host": 1, "any_host_shapes": 0b10, "no_route": 0},
+        (address, 0xFB20): {"id": 2, "no_route": 1},
+        (address, 0): {},
+    }
+
+
+def test_hosts_are_numbered_over_all_vips_with_the_depths_of_their_prefixes() -> None:
+    hash = 0x3D9E62CF7C5DD4C4
+    assert by_key(tables.router_tables(configuration(), KEY).hosts) == {
+        (hash, 1, 9): {"id": 2, "shapes": 0b101, "name": b"shop.test"},
+        (hash, 2, 9): {"id": 3, "shapes": 0b1, "name": b"shop.test"},
+    }
+
+
+def test_paths_lead_to_clusters_by_method() -> None:
+    web, api, admin = 1, 2, 3
+    exact, prefix = 0, 1
+    anything = [0] * 9
+    assert by_key(tables.router_tables(configuration(), KEY).paths) == {
+        (0x9508D03D9690D56F, 1, 4, prefix): {"cluster": [api, 0, 0, web, 0, 0, 0, 0, 0, 0], "path": b"/api"},
+        (0x00644EA93F629589, 1, 1, exact): {"cluster": [web, *anything], "path": b"/"},
+        (0x826AA016597AA0C8, 2, 3, exact): {"cluster": [0, web, 0, 0, 0, 0, 0, 0, 0, 0], "path": b"/a/"},
+        (KEY, 2, 0, prefix): {"cluster": [api, *anything], "path": b""},
+        (0x016DB5AE365EA85A, 2, 4, prefix): {"cluster": [web, *anything], "path": b"/a/b"},
+        (KEY, 3, 0, prefix): {"cluster": [admin, *anything], "path": b""},
+    }
+
+
+def test_the_deepest_prefix_has_the_last_bit() -> None:
+    route = {"prefix": "/x" * contract.MAX_PREFIX_DEPTH, "cluster": "web"}
+    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": [route]}
+    (_, value), _ = tables.router_tables(configuration(vips=[vip]), KEY).vips
+    assert value["any_host_shapes"] == 1 << 31
+
+
+def test_a_collision_of_hashes_asks_for_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "path_hash", lambda _key, path: len(path))
+    routes = [{"prefix": "/one", "cluster": "web"}, {"prefix": "/two", "cluster": "web"}]
+    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": routes}
+    with pytest.raises(tables.HashCollision, match=r"'/one' and '/two' have the same hash\nDraw another route key"):
+        tables.router_tables(configuration(vips=[vip]), KEY)
+
+
+# ---- clusters, backends, agents -------------------------------------------------------------------------
+
+
+def test_backends_are_numbered_in_the_order_of_their_names() -> None:
+    assert tables.backend_indices(configuration()) == {"admin-1": 0, "api-1": 1, "web-1": 2, "web-2": 3}
+
+
+def test_a_backend_is_its_address_and_its_next_hop() -> None:
+    entry = tables.backend_entry(configuration().backends()["web-1"], bytes.fromhex("020000000001"))
+    assert entry == {"address": 0x0B0012C6, "next_hop": b"\x02\0\0\0\0\1"}
+
+
+def test_maglev_slots_hold_indices_of_the_whole_configuration_four_to_an_entry() -> None:
+    config = configuration()
+    entries = tables.maglev_entries(config.clusters[0], tables.backend_indices(config))
+    assert [number for number, _ in entries] == list(range(contract.MAGLEV_PACKED))
+    packed = b"".join(slots for _, slots in entries)
+    slots = [int.from_bytes(packed[at : at + 2], "little") for at in range(0, len(packed), 2)]
+    expected = [{0: 2, 1: 3}[place] for place in build_table({"web-1": 1, "web-2": 1})]
+    assert slots == [*expected, *[contract.NO_BACKEND] * 3]
+
+
+def test_a_drained_cluster_has_no_backend_in_any_slot() -> None:
+    cluster = {"name": "web", "backends": [backend("web-1", 11, weight=0)]}
+    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": []}
+    config = configuration(vips=[vip], clusters=[cluster])
+    assert {slots for _, slots in tables.maglev_entries(config.clusters[0], {"web-1": 0})} == {b"\xff" * 8}
+
+
+def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
+    local, vip = 0x0B0012C6, 0x506412C6
+    assert tables.services(configuration(), "web-1") == [
+        ({"address": vip, "port": 0x5000}, {"address": local, "port": 0x901F}),
+        ({"address": vip, "port": 0xFB20}, {"address": local, "port": 0x2823}),
+    ]
+    assert tables.services(configuration(), "web-1") == tables.services(configuration(), "admin-1")
+
+
+def test_an_agent_for_an_unknown_backend_is_told_the_known_ones() -> None:
+    with pytest.raises(RautaError, match="no backend is called 'web-9'\nThe configuration has: admin-1, api-1, web-1"):
+        tables.services(configuration(), "web-9")
+
+
+# ---- keys -----------------------------------------------------------------------------------------------
+
+
+def test_keys_come_from_bytes_in_little_endian_order() -> None:
+    keys = Keys.from_bytes(bytes(range(48)))
+    assert keys.cookies.by_epoch == (
+        (0x0706050403020100, 0x0F0E0D0C0B0A0908),
+        (0x1716151413121110, 0x1F1E1D1C1B1A1918),
+    )
+    assert (keys.route_key, keys.flow_key) == (0x2726252423222120, 0x2F2E2D2C2B2A2928)
+    expected = {"key": [list(key) for key in keys.cookies.by_epoch], "epoch": 0}
+    assert tables.cookie_keys_entry(keys.cookies) == expected
+
+
+def test_keys_do_not_show_themselves() -> None:
+    keys = Keys.from_bytes(bytes([0x41]) * 48)
+    for shown in (repr(keys), str(keys), repr(keys.cookies), f"{keys.cookies}"):
+        assert not re.search(r"0x41|4702111234474983745|A{3}", shown)
+
+
+def test_fresh_keys_differ_and_a_fresh_route_key_changes_nothing_else() -> None:
+    keys = Keys.generate()
+    assert keys != Keys.generate()
+    redrawn = keys.with_fresh_route_key()
+    assert redrawn.route_key != keys.route_key
+    assert (redrawn.cookies, redrawn.flow_key) == (keys.cookies, keys.flow_key)
+
+
+def test_keys_of_the_wrong_size_and_epochs_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(RautaError, match="Give exactly 48 bytes"):
+        Keys.from_bytes(bytes(47))
+    with pytest.raises(RautaError, match="there is no epoch 2"):
+        CookieKeys.from_bytes(bytes(32), epoch=2)
