@@ -9,13 +9,16 @@
  */
 #pragma once
 
+#include <linux/bpf.h>
 #include <linux/types.h>
 
 /* ---- limits ------------------------------------------------------------------------------------- */
 
 #define MAX_PATH	256	/* bytes of a path, without the query */
 #define MAX_HOST	256	/* bytes of a host name, without the port; DNS allows 253 */
-#define MAX_PREFIX_DEPTH 31	/* segments of a prefix route: one bit of host.prefix_depths each, 0 is "/" */
+#define MAX_PREFIX_DEPTH 30	/* segments of a prefix route: one bit of host.shapes each, 0 is "/" */
+#define SHAPE_EXACT	0x80000000 /* of host.shapes: the host has exact paths, too */
+#define FLOW_WAYS	8	/* entries of a set in the flow table */
 #define MAX_BACKENDS	4096
 #define MAX_CLUSTERS	1024
 #define MAX_VIPS	64
@@ -81,7 +84,7 @@ enum no_route_answer {		/* what a request gets that no route names */
 struct vip {
 	__u32 id;		/* 1.. */
 	__u32 any_host;		/* id of the routes without a host, 0: there are none */
-	__u32 any_host_prefix_depths;
+	__u32 any_host_shapes;	/* like host.shapes */
 	__u32 no_route;		/* enum no_route_answer */
 };
 
@@ -93,7 +96,7 @@ struct host_key {		/* map hosts: exact host names of a VIP */
 
 struct host {
 	__u32 id;		/* 1.. unique over all VIPs; any_host ids are drawn from the same range */
-	__u32 prefix_depths;	/* bit d: some prefix route of this host has d segments */
+	__u32 shapes;		/* bit d: some prefix route of this host has d segments; SHAPE_EXACT: it has exact paths. What no route has is not looked up. */
 	char name[MAX_HOST];	/* lower case, zero-padded: compared after the hash matched */
 };
 
@@ -156,8 +159,10 @@ enum flow_state {
 	FLOW_ANSWERED = 3,	/* the router itself answered and closed (404 ...) */
 };
 
-struct flow {			/* map flows, LRU, by struct tuple; only ever inserted after a valid cookie */
-	__u32 cookie;		/* the connection's identity: the server's initial sequence number */
+struct flow {			/* only ever inserted after a valid cookie */
+	struct tuple tuple;
+	__u32 isn;		/* the connection's identity: both initial sequence numbers, the client's ... */
+	__u32 cookie;		/* ... and the server's, of which only 24 bits are the hash's */
 	__u32 request_seq;	/* first byte of the newest request */
 	__u32 next_request_seq;	/* where the next one must start: after the head and the body */
 	__u32 request_ack;	/* the client's acknowledgement in the newest request */
@@ -168,7 +173,23 @@ struct flow {			/* map flows, LRU, by struct tuple; only ever inserted after a v
 	__u8 state;		/* enum flow_state */
 	__u8 syn_seen;
 	__u8 first;		/* request_seq is the connection's first byte */
-	__u8 reserved;
+	__u8 answer;		/* enum verdict, if the router answered: what it said */
+	__u8 reserved[16];	/* to one cache line */
+};
+
+/*
+ * Map flows: an array of sets; set number = (flow_hash & 0xffffffff) * flow_sets >> 32, tag = (flow_hash >> 24 & 0xffffffff) | 1.
+ * Why not the kernel's LRU hash: see bpf/flow.h.
+ */
+struct flow_set {
+	struct bpf_spin_lock lock; /* held to write, never to read */
+	__u8 hand;		/* where the search for a victim goes on */
+	__u8 used;		/* bit w: way w was used since the hand passed it */
+	__u16 reserved;
+	__u32 zero;		/* always 0, which the verifier does not know */
+	__u32 padding[5];
+	__u32 tag[FLOW_WAYS];	/* 0: empty */
+	struct flow flow[FLOW_WAYS];
 };
 
 /* ---- agent -------------------------------------------------------------------------------------- */

@@ -15,7 +15,7 @@ const volatile __be32 encapsulation_mask;
 
 static __always_inline void write_outer(struct iphdr *outer, const struct segment *segment, __be32 destination, __u16 id)
 {
-	__u32 spread = flow_hash(&segment->tuple);
+	__u32 spread = segment->hash;
 
 	outer->version = 4;
 	outer->ihl = 5;

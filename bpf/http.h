@@ -19,6 +19,7 @@
 #define MAX_LINES	128	/* header lines */
 #define MAX_WORDS	(HEAD_CAPACITY / 8)
 #define MAX_PADDING	16	/* white space around a value */
+#define MAX_DIGITS	64	/* of a Content-Length; what is too large is so long before */
 #define MAX_BODY	(0x7fffffffULL - HEAD_CAPACITY)
 
 /* Why reading stopped at `at`: the packet ended there, or the text is wrong. */
@@ -104,40 +105,30 @@ static __always_inline void note_prefix(struct scratch *scratch, __u32 depth, __
 
 	if (depth > MAX_PREFIX_DEPTH)
 		return;
-	prefix = &scratch->prefix[depth & MAX_PREFIX_DEPTH];
+	prefix = &scratch->prefix[depth & (PREFIXES - 1)];
 	prefix->hash = hash;
 	prefix->length = length;
 	scratch->request.depth = depth;
 }
 
-struct path_reader {
-	__u64 hash;
-	__u64 bad;		/* not 0: the path holds something that is refused */
-	__u64 escaped;		/* not 0: it holds a '%' */
-	__u32 start;		/* of the path */
-	__u32 segment;		/* start of the present segment, behind its '/' */
-	__u32 at;
-	__u32 depth;		/* segments that have ended */
-	__u32 done;
-};
-
 /* A segment ended before `at`; `text` is its last part of less than 8 bytes. */
-static __always_inline void end_segment(struct scratch *scratch, struct path_reader *reader, __u64 text, __u32 size)
+static __always_inline void end_segment(struct scratch *scratch, __u64 text, __u32 size)
 {
+	struct path_reader *reader = &scratch->path;
 	__u32 length = reader->at - reader->segment;
 
 	if (length == size && (text == '.' || text == ('.' | '.' << 8)))
-		reader->bad = forget(scratch, 1);
+		reader->bad = 1;
 	reader->hash = hash_mix(reader->hash, text | (__u64)'/' << 8 * size);
-	reader->depth = forget(scratch, reader->depth + 1);
+	reader->depth++;
 	note_prefix(scratch, reader->depth, reader->hash, reader->at - reader->start);
 	if (byte_at(scratch, reader->at) != '/') {
 		reader->done = 1;
 		return;
 	}
 	if (!length)
-		reader->bad = forget(scratch, 1);
-	reader->at = forget(scratch, reader->at + 1);
+		reader->bad = 1;
+	reader->at++;
 	reader->segment = reader->at;
 }
 
@@ -145,27 +136,29 @@ static __always_inline void end_segment(struct scratch *scratch, struct path_rea
 static long read_path_word(__u32 index, void *context)
 {
 	struct scratch *scratch = get_scratch();
-	struct path_reader *reader = context;
+	struct path_reader *reader;
 	__u64 word, stop, text;
 	__u32 size;
 
-	(void)index;
-	if (!scratch || reader->at - reader->start > MAX_PATH)
+	if (!scratch)
+		return 1;
+	reader = &scratch->path;
+	if (reader->at - reader->start > MAX_PATH)
 		return 1;
 	word = word_at(scratch, reader->at);
 	stop = swar_below(word, 0x21) | swar_equal(word, '/') | swar_equal(word, '?');
 	text = stop ? word & swar_before(stop) : word;
-	reader->bad = forget(scratch, reader->bad | forbidden(text));
+	reader->bad |= forbidden(text);
 	reader->escaped |= swar_equal(text, '%');
 	if (!stop) {
 		reader->hash = hash_mix(reader->hash, text);
-		reader->at = forget(scratch, reader->at + 8);
+		reader->at += 8;
 		return 0;
 	}
 	size = swar_index(stop) & 7;
-	reader->at = forget(scratch, reader->at + size);
-	end_segment(scratch, reader, text, size);
-	return reader->done;
+	reader->at += size;
+	end_segment(scratch, text, size);
+	return reader->done ? 1 : 0;
 }
 
 /*
@@ -174,25 +167,27 @@ static long read_path_word(__u32 index, void *context)
  */
 static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, enum verdict *verdict)
 {
-	struct path_reader reader = { .hash = route_key, .start = start, .segment = start + 1, .at = start + 1 };
-	__u32 length;
+	struct path_reader *reader = &scratch->path;
+	struct request *request = &scratch->request;
 
+	__builtin_memset(reader, 0, sizeof(*reader));
+	reader->hash = route_key;
+	reader->start = start;
+	reader->segment = reader->at = start + 1;
 	note_prefix(scratch, 0, route_key, 0);
-	bpf_loop(MAX_PATH + 1, read_path_word, &reader, 0);
-	reader.at = forget(scratch, reader.at);
-	length = reader.at - start;
-	if (!reader.done || length > MAX_PATH) {
+	bpf_loop(MAX_PATH + 1, read_path_word, NULL, 0);
+	request->path = start;
+	request->path_length = reader->at - start;
+	request->path_hash = reader->hash;
+	if (!reader->done || request->path_length > MAX_PATH) {
 		*verdict = TX_URI_TOO_LONG;
 		return 0;
 	}
-	scratch->request.path = start;
-	scratch->request.path_length = length;
-	scratch->request.path_hash = reader.hash;
-	if (reader.bad || (reader.escaped && !escapes_are_needed(start, reader.at))) {
+	if (reader->bad || (reader->escaped && !escapes_are_needed(start, reader->at))) {
 		*verdict = TX_BAD_REQUEST;
 		return 0;
 	}
-	return reader.at;
+	return reader->at;
 }
 
 /* From the '?' to what ends the query. It is not looked at but for bytes that would end a target elsewhere. */
@@ -253,9 +248,9 @@ static __always_inline __u32 skip_padding(const struct scratch *scratch, __u32 a
 
 		if (byte != ' ' && byte != '\t')
 			break;
-		at++;
+		at = forget(scratch, at + 1);
 	}
-	return forget(scratch, at);
+	return at;
 }
 
 /* To the first byte that is not part of a field name: a colon, if the line is well-formed. */
@@ -277,7 +272,7 @@ static __always_inline __u32 skip_value(const struct scratch *scratch, __u32 at)
 {
 	for (__u32 i = 0; i < MAX_WORDS; i++) {
 		__u64 word = word_at(scratch, at = forget(scratch, at));
-		__u64 stop = swar_below(word, 0x20);
+		__u64 stop = swar_below(word, 0x20) | swar_equal(word, 0x7f);
 
 		if (!stop) {
 			at += 8;
@@ -307,19 +302,18 @@ static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
 		if (text)
 			hash = hash_mix(hash, swar_lower(text));
 		if (!stop) {
-			at += 8;
+			at = forget(scratch, at + 8);
 			continue;
 		}
-		at += swar_index(stop);
+		at = forget(scratch, at + swar_index(stop));
 		break;
 	}
-	at = forget(scratch, at);
 	request->host_length = at - request->host;
 	request->host_hash = hash;
 	if (byte_at(scratch, at) == ':') {
 		at++;
 		for (__u32 i = 0; i < 5 && byte_at(scratch, at) >= '0' && byte_at(scratch, at) <= '9'; i++)
-			at++;
+			at = forget(scratch, at + 1);
 	}
 	return skip_padding(scratch, at);
 }
@@ -331,13 +325,14 @@ static __always_inline __u32 read_content_length(struct scratch *scratch, __u32 
 	__u32 start = at;
 	__u64 value = 0;
 
-	for (__u32 i = 0; i < MAX_PADDING; i++) {
+	for (__u32 i = 0; i < MAX_DIGITS; i++) {
 		__u8 digit = byte_at(scratch, at) - '0';
 
 		if (digit > 9)
 			break;
-		value = value * 10 + digit;
-		at++;
+		if (value <= MAX_BODY)
+			value = forget(scratch, value * 10 + digit);
+		at = forget(scratch, at + 1);
 	}
 	request->lengths = request->lengths || at == start ? 2 : 1;
 	request->content_length = value;
@@ -362,24 +357,19 @@ static __always_inline __u32 read_field(struct scratch *scratch, __u32 name, __u
 	return skip_value(scratch, value);
 }
 
-struct lines {
-	__u32 at;
-	__u32 length;
-	__u32 verdict;		/* 0: the empty line was found */
-};
-
 /* One header line; bpf_loop callback. Returns 1 at the empty line, and when the request is refused. */
 static long read_line(__u32 index, void *context)
 {
 	struct scratch *scratch = get_scratch();
-	struct lines *lines = context;
-	__u32 name = lines->at, colon, end;
+	struct line_reader *lines;
+	__u32 name, colon, end;
 
-	(void)index;
 	if (!scratch)
 		return 1;
+	lines = &scratch->lines;
+	name = lines->at;
 	if (pair_at(scratch, name) == CRLF) {
-		lines->at = forget(scratch, name + 2);
+		lines->at = name + 2;
 		lines->verdict = 0;
 		return 1;
 	}
@@ -393,7 +383,7 @@ static long read_line(__u32 index, void *context)
 		lines->verdict = broken(end, lines->length);
 		return 1;
 	}
-	lines->at = forget(scratch, end + 2);
+	lines->at = end + 2;
 	return 0;
 }
 
@@ -415,18 +405,22 @@ static __always_inline __u32 check_fields(const struct request *request)
 __noinline __u32 read_request(__u32 length)
 {
 	struct scratch *scratch = get_scratch();
-	struct lines lines = { .length = length, .verdict = TX_HEAD_TOO_LARGE };
-	__u32 refused;
+	struct line_reader *lines;
+	__u32 refused, at;
 
 	if (!scratch)
 		return DROP_NO_ROOM;
 	__builtin_memset(&scratch->request, 0, sizeof(scratch->request));
-	refused = read_request_line(scratch, length, &lines.at);
+	refused = read_request_line(scratch, length, &at);
 	if (refused)
 		return refused;
-	bpf_loop(MAX_LINES, read_line, &lines, 0);
-	if (lines.verdict)
-		return lines.verdict;
-	scratch->request.head_length = lines.at;
+	lines = &scratch->lines;
+	lines->at = at;
+	lines->length = length;
+	lines->verdict = TX_HEAD_TOO_LARGE;
+	bpf_loop(MAX_LINES, read_line, NULL, 0);
+	if (lines->verdict)
+		return lines->verdict;
+	scratch->request.head_length = lines->at;
 	return check_fields(&scratch->request);
 }

@@ -13,36 +13,43 @@
 #include "route.h"
 #include "verdict.h"
 
-/* The router answers the request itself and closes. What it said is remembered, so that the client's retransmission gets the same. */
-static __always_inline enum verdict answer_request(struct xdp_md *ctx, const struct segment *segment, struct flow *flow, __u32 cookie,
-						   enum verdict verdict)
+static __noinline enum verdict say(struct xdp_md *ctx, const struct segment *segment, __u32 cookie, __u32 ack, enum verdict verdict)
 {
-	__u32 ack = segment_end(segment) + (segment->flags & TCP_FIN ? 1 : 0);
-	struct flow answered = {
-		.cookie = cookie, .request_seq = segment->seq, .next_request_seq = ack, .request_ack = segment->ack,
-		.backend = NO_BACKEND, .state = FLOW_ANSWERED, .first = 1,
-	};
 	struct reply reply = {
 		.seq = segment->ack, .ack = ack, .window = later_window(cookie), .flags = TCP_FIN | TCP_PSH | TCP_ACK,
 		.answer = answer_of(verdict),
 	};
 
-	if (flow) {
-		flow->request_seq = segment->seq;
-		flow->next_request_seq = ack;
-		flow->state = FLOW_ANSWERED;
-	} else if (bpf_map_update_elem(&flows, &segment->tuple, &answered, BPF_ANY)) {
-		return DROP_NO_ROOM;
-	}
 	return send_answer(ctx, segment, &reply, verdict);
 }
 
+/* The router answers the request itself and closes. What it said is remembered, so that the client's retransmission gets the same. */
+static __always_inline enum verdict answer_request(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry,
+						   __u32 cookie, enum verdict verdict)
+{
+	__u32 ack = data_end(segment);
+
+	if (entry->flow) {
+		CHANGE_FLOW(entry, segment, set_answered(flow, segment, ack, verdict));
+	} else {
+		struct flow *flow = new_flow(segment);
+
+		if (!flow)
+			return DROP_NO_ROOM;
+		flow->backend = NO_BACKEND;
+		flow->request_ack = segment->ack;
+		set_answered(flow, segment, ack, verdict);
+		put_flow(entry->set, segment, flow);
+	}
+	return say(ctx, segment, cookie, ack, verdict);
+}
+
 /* A request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
-static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment, struct flow *flow, __u32 cookie,
-					   enum verdict verdict)
+static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry, __u32 cookie,
+				      enum verdict verdict)
 {
 	if (answer_of(verdict) >= 0)
-		return answer_request(ctx, segment, flow, cookie, verdict);
+		return answer_request(ctx, segment, entry, cookie, verdict);
 	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
 }
 
@@ -58,7 +65,7 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	found = find_cluster(scratch, segment->vip);
+	found = find_cluster(segment->vip->id, segment->vip->any_host, segment->vip->any_host_shapes);
 	if (found == NO_CLUSTER)
 		return segment->vip->no_route == NO_ROUTE_RESET ? TX_RESET_NO_ROUTE : TX_NO_ROUTE;
 	*cluster = found - 1;
@@ -66,31 +73,33 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 }
 
 /* The first request of a connection whose cookie is valid: it gets a backend and a flow entry, replacing what an earlier connection left. */
-static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segment *segment)
+static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
 {
 	struct scratch *scratch = get_scratch();
-	struct flow flow = { .cookie = segment->ack - 1, .state = FLOW_OPEN, .first = 1 };
+	struct flow *flow = new_flow(segment);
+	struct entry unknown = { .set = entry->set };
 	enum verdict verdict;
+	__u32 cluster;
+	__u16 backend;
 
-	if (!scratch)
+	if (!scratch || !flow)
 		return DROP_NO_ROOM;
-	verdict = route_request(ctx, segment, scratch, &flow.cluster);
-	if (verdict == UNDECIDED) {
-		flow.backend = choose_backend(flow.cluster, flow_hash(&segment->tuple));
-		verdict = flow.backend == NO_BACKEND ? TX_UNAVAILABLE : UNDECIDED;
-	}
+	verdict = route_request(ctx, segment, scratch, &cluster);
 	if (verdict != UNDECIDED)
-		return refuse(ctx, segment, NULL, flow.cookie, verdict);
-	note_request(&flow, segment, &scratch->request);
-	if (segment->flags & TCP_FIN)
-		note_closing(&flow, segment);
-	if (bpf_map_update_elem(&flows, &segment->tuple, &flow, BPF_ANY))
-		return DROP_NO_ROOM;
-	return encapsulate(ctx, segment, flow.backend, OUTER_ID_OPENS, ROUTED_FIRST);
+		return refuse(ctx, segment, &unknown, segment->ack - 1, verdict);
+	backend = choose_backend(cluster, segment->hash);
+	if (backend == NO_BACKEND)
+		return refuse(ctx, segment, &unknown, segment->ack - 1, TX_UNAVAILABLE);
+	flow->cluster = cluster;
+	flow->backend = backend;
+	flow->state = FLOW_OPEN;
+	set_request(flow, segment, scratch->request.head_length, scratch->request.content_length);
+	put_flow(entry->set, segment, flow);
+	return encapsulate(ctx, segment, backend, OUTER_ID_OPENS, ROUTED_FIRST);
 }
 
 /* A later request on an open flow. It stays with the flow's backend if its route names the same cluster; else the connection ends. */
-static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
 {
 	struct scratch *scratch = get_scratch();
 	enum verdict verdict;
@@ -99,46 +108,39 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const stru
 	if (!scratch)
 		return DROP_NO_ROOM;
 	verdict = route_request(ctx, segment, scratch, &cluster);
-	if (verdict == UNDECIDED && cluster != flow->cluster)
+	if (verdict == UNDECIDED && cluster != entry->flow->cluster)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
-		return refuse(ctx, segment, flow, flow->cookie, verdict);
-	note_request(flow, segment, &scratch->request);
-	flow->first = 0;
-	if (segment->flags & TCP_FIN)
-		note_closing(flow, segment);
-	return encapsulate(ctx, segment, flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
+		return refuse(ctx, segment, entry, entry->flow->cookie, verdict);
+	note_request(entry, segment, &scratch->request);
+	return encapsulate(ctx, segment, entry->flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
 }
 
-/* The request that the router has answered comes again: so does the answer. */
-static __always_inline enum verdict answer_again(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32 length)
 {
-	struct scratch *scratch = get_scratch();
-	enum verdict verdict;
-	__u32 cluster;
+	__u64 word = 0;
 
-	if (!scratch)
-		return DROP_NO_ROOM;
-	verdict = route_request(ctx, segment, scratch, &cluster);
-	if (verdict == UNDECIDED || answer_of(verdict) < 0)
-		return DROP_ANSWERED;
-	return answer_request(ctx, segment, flow, flow->cookie, verdict);
+	bpf_xdp_load_bytes(ctx, offset, &word, bounded_length(length, sizeof(word)));
+	return word;
 }
 
 static __always_inline int starts_request(struct xdp_md *ctx, const struct segment *segment)
 {
-	__u32 length = segment->length, ignored;
-	__u64 word = 0;
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 offset = segment->payload, ignored;
+	__u64 word;
 
-	if (length == 0)
+	if (!segment->length)
 		return 0;
-	if (bpf_xdp_load_bytes(ctx, segment->payload, &word, bounded_length(length, sizeof(word))))
-		return 0;
+	if (segment->length >= sizeof(word) && offset <= MAX_HEADERS && data + offset + sizeof(word) <= end)
+		word = *(__u64 *)(data + offset);
+	else
+		word = load_first_bytes(ctx, offset, segment->length);
 	return method_of(word, &ignored) != METHOD_ANY;
 }
 
 /* No entry for the tuple: a connection's first request, or nothing that can be continued. */
-static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struct segment *segment)
+static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
 {
 	enum verdict verdict;
 	int starts;
@@ -147,7 +149,7 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struc
 		return DROP_NO_FLOW;
 	starts = starts_request(ctx, segment);
 	if (segment->length && cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
-		return starts ? open_flow(ctx, segment) : send_reset(ctx, segment, TX_RESET_NOT_HTTP);
+		return starts ? open_flow(ctx, segment, entry) : send_reset(ctx, segment, TX_RESET_NOT_HTTP);
 	if (starts)
 		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	verdict = answer_idle(ctx, segment);
@@ -162,8 +164,10 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, const struct seg
 }
 
 /* A segment without data on a connection that has an entry. */
-static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
 {
+	const struct flow *flow = entry->flow;
+
 	/* A new connection on the tuple may have shaken hands, while the entry is still the old one's. */
 	if (flow->syn_seen && segment->seq - flow->syn_isn <= 1) {
 		enum verdict verdict = answer_idle(ctx, segment);
@@ -180,55 +184,59 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 	}
 	if (!(segment->flags & (TCP_FIN | TCP_RST)))
 		return forward(ctx, segment, flow, FORWARDED);
-	note_closing(flow, segment);
+	note_closing(entry, segment);
 	return forward(ctx, segment, flow, FORWARDED_CLOSE);
 }
 
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its body. */
-static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
 {
-	if (segment->seq != flow->request_seq && starts_request(ctx, segment) && segment->ack - 1 != flow->cookie &&
+	const struct flow *flow = entry->flow;
+
+	if (!is_flows_own(flow, segment) && starts_request(ctx, segment) &&
 	    cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
-		return open_flow(ctx, segment);
+		return open_flow(ctx, segment, entry);
 	if (flow->state == FLOW_ANSWERED)
-		return segment->seq == flow->request_seq ? answer_again(ctx, segment, flow) : DROP_ANSWERED;
+		return segment->seq == flow->request_seq ?
+			       say(ctx, segment, flow->cookie, data_end(segment), flow->answer) : DROP_ANSWERED;
 	if (!seq_before(segment->seq, flow->next_request_seq))
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
 		return send_reset(ctx, segment, TX_RESET_PIPELINED);
 	if (segment->flags & TCP_FIN) {
-		note_closing(flow, segment);
+		note_closing(entry, segment);
 		return forward(ctx, segment, flow, FORWARDED_CLOSE);
 	}
 	return forward(ctx, segment, flow, segment->seq == flow->request_seq ? FORWARDED_AGAIN : FORWARDED);
 }
 
-static __always_inline enum verdict on_flow(struct xdp_md *ctx, const struct segment *segment, struct flow *flow)
+static __always_inline enum verdict on_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
 {
 	if (!segment->length || segment->flags & TCP_RST)
-		return on_flow_bare(ctx, segment, flow);
-	if (segment->seq == flow->next_request_seq && flow->state == FLOW_OPEN)
-		return continue_flow(ctx, segment, flow);
-	return on_flow_data(ctx, segment, flow);
+		return on_flow_bare(ctx, segment, entry);
+	if (segment->seq == entry->flow->next_request_seq && entry->flow->state == FLOW_OPEN)
+		return continue_flow(ctx, segment, entry);
+	return on_flow_data(ctx, segment, entry);
 }
 
 static __always_inline enum verdict handle(struct xdp_md *ctx)
 {
 	struct segment segment;
-	struct flow *flow;
+	struct entry entry;
 	enum verdict verdict = parse_packet(ctx, &segment);
 
 	if (verdict != UNDECIDED)
 		return verdict;
-	flow = bpf_map_lookup_elem(&flows, &segment.tuple);
+	segment.hash = flow_hash(&segment.tuple);
+	entry = find_flow(&segment);
+	if (!entry.set)
+		return DROP_NO_ROOM;
 	if (segment.flags & TCP_SYN) {
-		if (flow) {
-			flow->syn_isn = segment.seq;
-			flow->syn_seen = 1;
-		}
+		if (entry.flow)
+			note_syn(&entry, &segment);
 		return answer_syn(ctx, &segment);
 	}
-	return flow ? on_flow(ctx, &segment, flow) : without_flow(ctx, &segment);
+	return entry.flow ? on_flow(ctx, &segment, &entry) : without_flow(ctx, &segment, &entry);
 }
 
 SEC("xdp")

@@ -20,6 +20,7 @@
 #define ETH_LENGTH	((__u32)sizeof(struct ethhdr))
 #define IP_LENGTH	((__u32)sizeof(struct iphdr))
 #define TCP_LENGTH	((__u32)sizeof(struct tcphdr))
+#define MAX_HEADERS	(ETH_LENGTH + IP_LENGTH + 60) /* with all the options that TCP has room for */
 #define IP_DF		bpf_htons(0x4000)
 #define IP_FRAGMENT	bpf_htons(0x3fff) /* more fragments, or an offset */
 #define DEFAULT_TTL	64
@@ -50,6 +51,12 @@ static __always_inline __u32 bounded_length(__u32 length, __u32 limit)
 #define TCP_PSH 0x08
 #define TCP_ACK 0x10
 #define TCP_URG 0x20
+
+/*
+ * The same value, of which the verifier now knows nothing: `map_value->zero` is 0, but it can't know. In a loop it would otherwise follow every
+ * value that a position can take, instead of seeing that the second turn is like the first.
+ */
+#define forget(map_value, value) ((value) + (map_value)->zero)
 
 static __always_inline __u8 tcp_flags(const struct tcphdr *tcp)
 {

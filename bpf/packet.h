@@ -20,6 +20,7 @@ struct {			/* which addresses and ports are ours, and what happens to requests w
 struct segment {		/* of a client, to a VIP; numbers in host byte order */
 	struct tuple tuple;
 	const struct vip *vip;
+	__u64 hash;		/* flow_hash of the tuple */
 	long frame;		/* length of the whole frame, bytes; more than the packet if the link pads */
 	__u32 seq;
 	__u32 ack;
@@ -99,7 +100,7 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	key.port = ports[1];
 	segment->frame = end - data;
 	segment->vip = bpf_map_lookup_elem(&vips, &key);
-	if (!segment->vip)
+	if (!segment->vip || !key.port)
 		return PASS_NOT_VIP;
 	if (ip->ihl != 5)
 		return DROP_IP_OPTIONS;

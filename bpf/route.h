@@ -78,41 +78,45 @@ __noinline __u32 match_path(__u64 hash, __u32 host, __u32 length, __u32 kind)
 
 struct host_routes {
 	__u32 id;
-	__u32 prefix_depths;
+	__u32 shapes;
 };
 
-/* The routes of the request's Host, or the VIP's routes for any host. */
-static __always_inline struct host_routes select_host(const struct scratch *scratch, const struct vip *vip)
+/* Replaces the routes for any host by those of the request's Host, if the VIP has some. */
+static __always_inline void select_host(const struct scratch *scratch, __u32 vip, struct host_routes *routes)
 {
-	struct host_routes routes = { vip->any_host, vip->any_host_prefix_depths };
 	struct host_key key = {
-		.hash = scratch->request.host_hash, .vip = vip->id, .length = scratch->request.host_length,
+		.hash = scratch->request.host_hash, .vip = vip, .length = scratch->request.host_length,
 	};
 	const struct host *host;
 
 	if (!key.length)
-		return routes;
+		return;
 	host = bpf_map_lookup_elem(&hosts, &key);
 	if (host && same_host(scratch, host, scratch->request.host, key.length)) {
-		routes.id = host->id;
-		routes.prefix_depths = host->prefix_depths;
+		routes->id = host->id;
+		routes->shapes = host->shapes;
 	}
-	return routes;
 }
 
-/* Returns the cluster, numbered from 1, or NO_CLUSTER. */
-static __always_inline __u32 find_cluster(const struct scratch *scratch, const struct vip *vip)
+/* The cluster, numbered from 1, or NO_CLUSTER. `any_host`, `any_host_shapes`: the VIP's routes without a host. Global: verified once. */
+__noinline __u32 find_cluster(__u32 vip, __u32 any_host, __u32 any_host_shapes)
 {
-	struct host_routes routes = select_host(scratch, vip);
-	__u32 cluster = match_path(scratch->request.path_hash, routes.id, scratch->request.path_length, PATH_EXACT);
-	__u32 depth = scratch->request.depth;
+	struct host_routes routes = { any_host, any_host_shapes };
+	const struct scratch *scratch = get_scratch();
+	__u32 depth, cluster = NO_CLUSTER;
 
+	if (!scratch)
+		return NO_CLUSTER;
+	select_host(scratch, vip, &routes);
+	depth = scratch->request.depth;
+	if (routes.shapes & SHAPE_EXACT)
+		cluster = match_path(scratch->request.path_hash, routes.id, scratch->request.path_length, PATH_EXACT);
 	for (__u32 i = 0; i <= MAX_PREFIX_DEPTH && !cluster; i++) {
-		const struct prefix *prefix = &scratch->prefix[(depth - i) & MAX_PREFIX_DEPTH];
+		const struct prefix *prefix = &scratch->prefix[(depth - i) & (PREFIXES - 1)];
 
 		if (i > depth)
 			break;
-		if (routes.prefix_depths >> ((depth - i) & MAX_PREFIX_DEPTH) & 1)
+		if (routes.shapes >> ((depth - i) & (PREFIXES - 1)) & 1)
 			cluster = match_path(prefix->hash, routes.id, prefix->length, PATH_PREFIX);
 	}
 	return cluster;

@@ -9,6 +9,7 @@
 #include "swar.h"
 
 #define HEAD_CAPACITY 2048	/* power of two, more than PATH_MTU */
+#define PREFIXES 32		/* power of two, more than MAX_PREFIX_DEPTH */
 
 struct request {
 	__u64 path_hash;
@@ -34,10 +35,30 @@ struct prefix {			/* the path's first d segments */
 	__u32 reserved;
 };
 
+struct path_reader {		/* where reading the path stands */
+	__u64 hash;
+	__u64 bad;		/* not 0: the path holds something that is refused */
+	__u64 escaped;		/* not 0: it holds a '%' */
+	__u32 start;		/* of the path */
+	__u32 segment;		/* start of the present segment, behind its '/' */
+	__u32 at;
+	__u32 depth;		/* segments that have ended */
+	__u32 done;
+};
+
+struct line_reader {		/* where reading the header lines stands */
+	__u32 at;
+	__u32 length;		/* of the head's packet */
+	__u32 verdict;		/* 0: the empty line was found */
+};
+
 struct scratch {
 	__u8 head[HEAD_CAPACITY + 16]; /* 16: a word may be read at the last position, and zeroes follow the text */
 	struct request request;
-	struct prefix prefix[MAX_PREFIX_DEPTH + 1];
+	struct prefix prefix[PREFIXES];
+	struct path_reader path;
+	struct line_reader lines;
+	struct flow flow;	/* the entry to be, where the 512 bytes of stack have no room for it */
 	__u32 zero;		/* always 0, which the verifier does not know: see forget() */
 };
 
@@ -69,12 +90,6 @@ static __always_inline __u16 pair_at(const struct scratch *scratch, __u32 at)
 {
 	return *(const __u16 *)(scratch->head + (at & (HEAD_CAPACITY - 1)));
 }
-
-/*
- * The same value, of which the verifier now knows nothing. In a loop it would otherwise follow every value that a position can take,
- * instead of seeing that the second turn is like the first.
- */
-#define forget(scratch, value) ((value) + (scratch)->zero)
 
 /* Copies `length` bytes from `offset` of the frame to scratch.head, and eight zero bytes behind them: every scanner stops there. */
 static __always_inline int load_head(struct xdp_md *ctx, struct scratch *scratch, __u32 offset, __u32 length)

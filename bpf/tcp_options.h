@@ -20,6 +20,7 @@ struct option_bytes {
 	__u8 wscale;		/* COOKIE_NO_WSCALE: absent */
 	__u8 sack;
 	__u8 timestamps;
+	__u32 zero;		/* always 0, see forget() */
 };
 
 struct {
@@ -44,7 +45,8 @@ static __always_inline struct option_bytes *option_scratch(void)
 static __always_inline void read_option(struct option_bytes *options, __u32 at, __u8 kind, __u8 length)
 {
 	if (kind == 2 && length == 4) {
-		options->mss = BE16(options, at + 2);
+		if (BE16(options, at + 2))
+			options->mss = BE16(options, at + 2);
 	} else if (kind == 3 && length == 3) {
 		__u8 shift = BYTE(options, at + 2);
 
@@ -79,14 +81,14 @@ __noinline int parse_tcp_options(__u32 length)
 		if (kind == 0)
 			break;
 		if (kind == 1) {
-			at++;
+			at = forget(options, at + 1);
 			continue;
 		}
 		size = BYTE(options, at + 1);
 		if (at + 1 >= length || size < 2 || at + size > length)
 			break;
 		read_option(options, at, kind, size);
-		at += size;
+		at = forget(options, at + size);
 	}
 	return 0;
 }
