@@ -1,0 +1,288 @@
+"""The compiled programs on the bench: loaded, filled from the oracle, run on one packet at a time.
+
+Each run asserts the return code, every byte of the output, and that exactly one verdict counter grew, by one. The world
+they route in is fixed: the VIPs, clusters and backends below. Tests change it through the bench (`route`, `put_flow`,
+`retire`), which the fixtures of conftest.py put back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, SupportsBytes
+
+from packets import frames, oracle
+from packets.frames import VIP, VIP_PORT, Backend, Connection, Segment
+from packets.oracle import Route, Vip
+from rauta import loading, namespaces
+from rauta.bpf import BpfObject, Map, MapType, skb_context
+
+XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
+TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
+TC_ACT_SHOT = 2
+FLOW_SETS = 16
+
+CLUSTERS: dict[str, dict[str, int]] = {
+    "web": {"web-1": 1, "web-2": 1},
+    "api": {"api-1": 1},
+    "skewed": {"tiny": 1, "small": 10, "middle": 50, "large": 300},
+    "drained": {"old-1": 0},
+}
+INDEX = {cluster: index for index, cluster in enumerate(CLUSTERS)}
+BACKENDS = {
+    name: Backend(index, f"198.18.0.{11 + index}", f"02:00:00:00:01:{index:02x}")
+    for index, name in enumerate(name for weights in CLUSTERS.values() for name in weights)
+}
+
+CLOSED_HOST = "closed.test"  # knows nothing but /open
+RESETTING_VIP, RESETTING_PORT = "198.18.100.81", 8000
+SHOP_ROUTES = (
+    Route("web", prefix="/"),
+    Route("api", prefix="/api"),
+    Route("drained", prefix="/drained"),
+    Route("web", exact="/open", host=CLOSED_HOST),
+)
+RESETTING = Vip(RESETTING_VIP, RESETTING_PORT, (Route("web", exact="/open"),), oracle.NO_ROUTE_RESET)
+
+_CLONE_NEWNET = 0x40000000
+
+
+class Bench:
+    """A loaded object: what both kinds have in common."""
+
+    def __init__(self, obj: BpfObject) -> None:
+        """Takes an object that is opened and has its constants; loads it."""
+        self.object = obj
+        obj.load()
+        self.verdicts: dict[str, int] = obj.btf.enum("verdict")
+        obj.maps["cookie_keys"].update(0, {"key": [list(key) for key in oracle.COOKIE_KEYS], "epoch": 0})
+
+    def counters(self) -> list[int]:
+        """The counters by number, over all CPUs."""
+        return [sum(per_cpu) for _, per_cpu in sorted(self.object.maps["verdicts"].items_batch())]
+
+    @contextmanager
+    def counting(self, verdict: str) -> Iterator[None]:
+        """Asserts that of all counters just this one grows, by one."""
+        before = self.counters()
+        yield
+        assert self.grown(before) == {verdict: 1}
+
+    def grown(self, before: Sequence[int]) -> dict[str, int]:
+        """By how much which counters differ from what they were; a number without a name is its own name."""
+        names = {number: name for name, number in self.verdicts.items()}
+        now = self.counters()
+        return {names.get(n, str(n)): now[n] - old for n, old in enumerate(before) if now[n] != old}
+
+    def run(self, program: str, frame: SupportsBytes, verdict: str, ctx: bytes | None = None) -> tuple[int, bytes]:
+        """Runs a program once: return code and output. Fails unless it ends in that verdict and no other."""
+        with self.counting(verdict):
+            done = self.object.programs[program].test_run(bytes(frame), ctx=ctx)
+        return done.retval, done.data
+
+
+class Router(Bench):
+    """`rauta_ingress`, and what its maps hold."""
+
+    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0") -> None:
+        """Loads the program; encapsulated packets come from that network."""
+        self.outer = (outer_network, outer_mask)
+        obj = loading.open_object("ingress")
+        obj.rodata["route_key"], obj.rodata["flow_key"] = oracle.ROUTE_KEY, oracle.FLOW_KEY
+        obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
+        obj.rodata["flow_sets"] = FLOW_SETS
+        obj.maps["flows"].set_max_entries(FLOW_SETS)
+        super().__init__(obj)
+        self.maglev = {cluster: oracle.maglev_table(weights) for cluster, weights in CLUSTERS.items()}
+        for cluster, table in self.maglev.items():
+            self._put_cluster(INDEX[cluster], table)
+        self.reset()
+
+    def reset(self) -> None:
+        """Puts everything back that a test may have changed."""
+        self.object.maps["flows"].clear()
+        for backend in BACKENDS.values():
+            value = {"address": oracle.be32(backend.address), "next_hop": bytes.fromhex(backend.mac.replace(":", ""))}
+            self.object.maps["backends"].update(backend.index, value)
+        self.set_cookie_keys(oracle.COOKIE_KEYS, 0)
+        self.route(*SHOP_ROUTES)
+
+    # ---- what it routes by -----------------------------------------------------------------------------
+
+    def route(self, *routes: Route, no_route: int = oracle.NO_ROUTE_404) -> None:
+        """Gives the VIP other routes."""
+        tables = oracle.route_tables([Vip(VIP, VIP_PORT, routes, no_route), RESETTING], INDEX)
+        for name, entries in tables.items():
+            self.object.maps[name].clear()
+            self.object.maps[name].update_batch(entries)
+
+    def set_cookie_keys(self, keys: Sequence[tuple[int, int]], epoch: int) -> None:
+        """Gives the router these keys, and the one to use for new cookies."""
+        self.object.maps["cookie_keys"].update(0, {"key": [list(key) for key in keys], "epoch": epoch})
+
+    def retire(self, backend: str) -> None:
+        """Takes a backend out of the configuration."""
+        self.object.maps["backends"].update(BACKENDS[backend].index, {"address": 0})
+
+    def backend_of(self, cluster: str, connection: Connection) -> str:
+        """Whom Maglev names for a connection."""
+        name = self.maglev[cluster][oracle.maglev_slot(connection.tuple)]
+        assert name is not None
+        return name
+
+    def other_backend(self, cluster: str, connection: Connection) -> str:
+        """Another backend of the cluster than the one that Maglev names."""
+        return next(name for name in CLUSTERS[cluster] if name != self.backend_of(cluster, connection))
+
+    def _put_cluster(self, index: int, table: Sequence[str | None]) -> None:
+        indices = {name: backend.index for name, backend in BACKENDS.items()}
+        with Map.create(MapType.ARRAY, "maglev", 4, 8, oracle.MAGLEV_PACKED) as slots:
+            slots.update_batch(oracle.maglev_entries(table, indices))
+            self.object.maps["clusters"].update(index, slots)
+
+    # ---- flows -----------------------------------------------------------------------------------------
+
+    def flow(self, connection: Connection) -> dict[str, Any] | None:
+        """The entry of a connection's tuple, without padding; None if there is none. It may be there only once."""
+        number, tag = oracle.flow_place(connection.tuple, FLOW_SETS)
+        flow_set = self.object.maps["flows"].lookup(number)
+        ways = [
+            flow
+            for flow, its_tag in zip(flow_set["flow"], flow_set["tag"], strict=True)
+            if its_tag == tag and flow["tuple"] == connection.tuple.key
+        ]
+        assert len(ways) <= 1, f"{len(ways)} entries for one tuple"
+        return {name: value for name, value in ways[0].items() if name not in ("tuple", "reserved")} if ways else None
+
+    def put_flow(self, connection: Connection, **fields: Any) -> None:
+        """Puts an entry for a connection into the table, in the place of the one that its tuple has, or a free one."""
+        number, tag = oracle.flow_place(connection.tuple, FLOW_SETS)
+        flow_set = self.object.maps["flows"].lookup(number)
+        tuples = [flow["tuple"] for flow in flow_set["flow"]]
+        key = connection.tuple.key
+        way = tuples.index(key) if key in tuples else flow_set["tag"].index(0)
+        flow_set["tag"][way], flow_set["flow"][way] = tag, {"tuple": key} | fields
+        self.object.maps["flows"].update(number, flow_set)
+
+    def flows(self) -> int:
+        """How many entries the table has."""
+        return sum(tag != 0 for _, flow_set in self.object.maps["flows"].items() for tag in flow_set["tag"])
+
+    # ---- runs ------------------------------------------------------------------------------------------
+
+    def passes(self, frame: SupportsBytes, verdict: str) -> None:
+        """To the kernel, unchanged."""
+        assert self.run("rauta_ingress", frame, verdict) == (XDP_PASS, bytes(frame))
+
+    def drops(self, frame: SupportsBytes, verdict: str) -> None:
+        """Nowhere; the bytes are as they came."""
+        assert self.run("rauta_ingress", frame, verdict) == (XDP_DROP, bytes(frame))
+
+    def sends(self, frame: SupportsBytes, verdict: str, expected: bytes) -> None:
+        """Out again, as that frame."""
+        code, output = self.run("rauta_ingress", frame, verdict)
+        assert (code, output.hex(" ")) == (XDP_TX, expected.hex(" "))
+
+    def forwards(self, segment: Segment, verdict: str, backend: str, *, opens: bool = False) -> None:
+        """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection."""
+        source = oracle.outer_source(segment.connection.tuple, *self.outer)
+        self.sends(segment, verdict, frames.encapsulated(segment, BACKENDS[backend], source, opens=opens))
+
+    def greets(self, syn: Segment, epoch: int = 0) -> None:
+        """Back to the client, as the cookie SYN-ACK; its timestamp is the router's clock of just now."""
+        earliest = clock()
+        code, output = self.run("rauta_ingress", syn, "TX_SYN_ACK")
+        latest = clock()
+        said = oracle.parse_timestamps(output[frames.HEADERS :])
+        tsval = earliest if said is None else min(max(said[0], earliest), latest)
+        assert (code, output.hex(" ")) == (XDP_TX, frames.syn_ack_to(syn, tsval, epoch).hex(" "))
+
+    def resets(self, segment: Segment, verdict: str) -> None:
+        """Back to the client, as a reset."""
+        self.sends(segment, verdict, frames.reset_of(segment))
+
+    def answers(self, segment: Segment, verdict: str, status: str) -> None:
+        """Back to the client, as an HTTP answer that also closes."""
+        self.sends(segment, verdict, frames.answer_to(segment, status))
+
+    def opens(self, segment: Segment, cluster: str) -> None:
+        """The first request of its connection, to the backend of the cluster that Maglev names."""
+        self.forwards(segment, "ROUTED_FIRST", self.backend_of(cluster, segment.connection), opens=True)
+
+
+class Agent(Bench):
+    """`rauta_agent_ingress` and `rauta_agent_egress` of one backend, in a network namespace without any socket."""
+
+    def __init__(self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]]) -> None:
+        """Loads the programs. `services`: from VIP and port to local address and port."""
+        obj = loading.open_object("agent")
+        obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
+        super().__init__(obj)
+        for vip, local in services.items():
+            self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))
+
+    def mapping(self, four: oracle.Tuple) -> dict[str, Any] | None:
+        """What the map `mappings` holds for a tuple with the local address and port."""
+        found: dict[str, Any] | None = self.object.maps["mappings"].lookup(four.key)
+        return found
+
+    def put_mapping(self, four: oracle.Tuple, connection: Connection, state: int = oracle.MAPPING_OPEN) -> None:
+        """Has the agent know that a local tuple is a connection to a VIP."""
+        vip, port = oracle.be32(connection.server), oracle.be16(connection.server_port)
+        value = {"vip": vip, "vip_port": port, "state": state, "cookie": connection.cookie}
+        self.object.maps["mappings"].update(four.key, value)
+
+    def passes(
+        self, direction: str, frame: SupportsBytes, verdict: str, expected: SupportsBytes, mark: int = 0
+    ) -> None:
+        """On to the kernel (`direction` "ingress") or the wire ("egress"), as that frame."""
+        ctx = skb_context(mark=mark) if mark else None
+        code, output = self.run(f"rauta_agent_{direction}", frame, verdict, ctx)
+        assert code in TC_PASSES
+        assert output.hex(" ") == bytes(expected).hex(" ")
+
+    def drops(self, direction: str, frame: SupportsBytes, verdict: str) -> None:
+        """Nowhere. What became of the bytes does not matter."""
+        code, _ = self.run(f"rauta_agent_{direction}", frame, verdict)
+        assert code == TC_ACT_SHOT
+
+
+def entry(
+    segment: Segment, cluster: str, backend: str, *, head: bytes | None = None, body: int = 0, **changes: int
+) -> dict[str, int]:
+    """The flow entry after a segment with a connection's first request; `head` if it is not the whole payload."""
+    head = segment.payload if head is None else head
+    made = {
+        "isn": segment.connection.isn,
+        "cookie": segment.connection.cookie,
+        "request_seq": segment.seq,
+        "next_request_seq": segment.seq + len(head) + body & 0xFFFFFFFF,
+        "request_ack": segment.ack,
+        "syn_isn": 0,
+        "head_length": len(head),
+        "backend": BACKENDS[backend].index,
+        "cluster": INDEX[cluster],
+        "state": oracle.FLOW_OPEN,
+        "syn_seen": 0,
+        "first": 1,
+        "answer": 0,
+    }
+    return made | changes
+
+
+def clock() -> int:
+    """The clock of the router's timestamps: milliseconds, 32 bits."""
+    return time.monotonic_ns() // 1_000_000 & 0xFFFFFFFF
+
+
+@contextmanager
+def throwaway_namespace() -> Iterator[None]:
+    """Puts the calling thread into a network namespace of its own that is gone afterwards."""
+    with namespaces.entered("/proc/thread-self/ns/net"):  # which leads back home in any case
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"unshare(CLONE_NEWNET): {os.strerror(ctypes.get_errno())}")
+        yield

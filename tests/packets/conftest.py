@@ -1,0 +1,38 @@
+"""The programs, loaded once a session; every test finds them as new."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from packets.bench import Agent, Router, throwaway_namespace
+from packets.frames import LOCAL, LOCAL_PORT, SECOND_LOCAL_PORT, SECOND_VIP, SECOND_VIP_PORT, VIP, VIP_PORT
+
+ROUTERS, ROUTERS_MASK = "198.19.0.0", "255.255.255.0"
+
+
+@pytest.fixture(scope="session")
+def loaded_router() -> Iterator[Router]:
+    loaded = Router()
+    with loaded.object:
+        yield loaded
+
+
+@pytest.fixture
+def router(loaded_router: Router) -> Router:
+    loaded_router.reset()
+    return loaded_router
+
+
+@pytest.fixture(scope="module")
+def loaded_agent() -> Iterator[Agent]:
+    with throwaway_namespace():
+        services = {(VIP, VIP_PORT): (LOCAL, LOCAL_PORT), (SECOND_VIP, SECOND_VIP_PORT): (LOCAL, SECOND_LOCAL_PORT)}
+        loaded = Agent(ROUTERS, ROUTERS_MASK, services)
+        with loaded.object:
+            yield loaded
+
+
+@pytest.fixture
+def agent(loaded_agent: Agent) -> Agent:
+    loaded_agent.object.maps["mappings"].clear()
+    return loaded_agent

@@ -1,0 +1,349 @@
+"""What bpf/contract.h says, computed a second time: cookies, keyed hashes, Maglev tables and the contents of maps.
+
+Written from the contract's text (and, for Maglev, from the essay at the top of rauta/maglev.py); it shares no code
+with bpf/ or rauta/, and prefers the obvious way to the fast one. Addresses are dotted strings here, and turn into the
+__be32 integers of the contract only in `be32`. Integers are those of a little-endian machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Address
+from typing import Any
+
+Entry = tuple[dict[str, Any], dict[str, Any]]
+"""Key and value of a map, by the names of contract.h."""
+
+# ---- the numbers of contract.h --------------------------------------------------------------------------
+
+ROUTER_MSS = 1416
+ROUTER_WSCALE = 7
+ROUTER_WINDOW = 29200
+PATH_MTU = 1500
+OUTER_ID_LATER, OUTER_ID_OPENS = 0, 1
+COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
+COOKIE_NO_WSCALE = 15
+MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
+MAX_PATH = 256
+MAX_PREFIX_DEPTH = 30
+SHAPE_EXACT = 0x80000000
+FLOW_WAYS = 8
+MAGLEV_SLOTS = 65537
+MAGLEV_PACKED = 16385
+NO_BACKEND = 0xFFFF
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+NO_ROUTE_404, NO_ROUTE_RESET = 0, 1
+PATH_EXACT, PATH_PREFIX = 0, 1
+FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED = 1, 2, 3
+MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
+MARK_MAGIC, MARK_RESET, MARK_OPENS, MARK_LATER = 0x52410000, 0x100, 0x200, 0x400
+
+# ---- the secrets of these tests -------------------------------------------------------------------------
+
+COOKIE_KEYS = ((0x0706050403020100, 0x0F0E0D0C0B0A0908), (0x243F6A8885A308D3, 0x13198A2E03707344))
+ROUTE_KEY = 0xA4093822299F31D0
+FLOW_KEY = 0x082EFA98EC4E6C89
+
+_64_BITS = (1 << 64) - 1
+
+
+def be32(address: str) -> int:
+    """An IPv4 address as the __be32 that stands in memory."""
+    return int.from_bytes(IPv4Address(address).packed, "little")
+
+
+def be16(port: int) -> int:
+    """A port as the __be16 that stands in memory."""
+    return int.from_bytes(port.to_bytes(2, "big"), "little")
+
+
+def address_of(value: int) -> str:
+    """The dotted form of a __be32."""
+    return str(IPv4Address(value.to_bytes(4, "little")))
+
+
+# ---- SipHash and cookies --------------------------------------------------------------------------------
+
+
+def siphash24(k0: int, k1: int, message: bytes) -> int:
+    """SipHash-2-4 (Aumasson and Bernstein, INDOCRYPT 2012, section 2): 64 bits."""
+    v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]
+    padded = message + bytes(-(len(message) + 1) % 8) + bytes([len(message) % 256])
+    for start in range(0, len(padded), 8):
+        word = int.from_bytes(padded[start : start + 8], "little")
+        v[3] ^= word
+        _sip_rounds(v, 2)
+        v[0] ^= word
+    v[2] ^= 0xFF
+    _sip_rounds(v, 4)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def _sip_rounds(v: list[int], count: int) -> None:
+    """SipRound as the paper's figure 2.1 draws it."""
+    for _ in range(count):
+        v[0], v[2] = (v[0] + v[1]) & _64_BITS, (v[2] + v[3]) & _64_BITS
+        v[1], v[3] = _rotated(v[1], 13) ^ v[0], _rotated(v[3], 16) ^ v[2]
+        v[0] = _rotated(v[0], 32)
+        v[2], v[0] = (v[2] + v[1]) & _64_BITS, (v[0] + v[3]) & _64_BITS
+        v[1], v[3] = _rotated(v[1], 17) ^ v[2], _rotated(v[3], 21) ^ v[0]
+        v[2] = _rotated(v[2], 32)
+
+
+def _rotated(value: int, bits: int) -> int:
+    return (value << bits | value >> 64 - bits) & _64_BITS
+
+
+@dataclass(frozen=True)
+class Tuple:
+    """The four numbers of a connection, as in the packets that the client sends."""
+
+    client: str
+    client_port: int
+    server: str
+    server_port: int
+
+    @property
+    def key(self) -> dict[str, int]:
+        """`struct tuple`."""
+        return {
+            "client": be32(self.client),
+            "server": be32(self.server),
+            "client_port": be16(self.client_port),
+            "server_port": be16(self.server_port),
+        }
+
+
+@dataclass(frozen=True)
+class SynOptions:
+    """What a SYN offers; None for what it does not."""
+
+    mss: int | None = None
+    wscale: int | None = None
+    sack: bool = False
+    tsval: int | None = None
+
+
+def cookie_options(options: SynOptions, epoch: int) -> int:
+    """The low byte of a cookie: what the router keeps of the client's options."""
+    fitting = [index for index, value in enumerate(COOKIE_MSS_VALUES) if options.mss and value <= options.mss]
+    wscale = COOKIE_NO_WSCALE if options.wscale is None else min(options.wscale, MAX_WSCALE)
+    return epoch | max(fitting, default=0) << 1 | options.sack << 3 | wscale << 4
+
+
+def cookie(four: Tuple, isn: int, option_byte: int, keys: Sequence[tuple[int, int]] = COOKIE_KEYS) -> int:
+    """The sequence number of the SYN-ACK for a client's initial sequence number."""
+    k0, k1 = keys[option_byte & 1]
+    message = (
+        IPv4Address(four.client).packed
+        + IPv4Address(four.server).packed
+        + four.client_port.to_bytes(2, "big")
+        + four.server_port.to_bytes(2, "big")
+        + isn.to_bytes(4, "little")
+        + bytes([option_byte])
+    )
+    return (siphash24(k0, k1, message) & 0xFFFFFF) << 8 | option_byte
+
+
+def tcp_options(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and data of each option, as Linux walks through them (net/ipv4/tcp_input.c, tcp_parse_options).
+
+    A length that cannot be ends the walk; what came before counts.
+    """
+    while raw and raw[0] != 0:
+        if raw[0] == 1:
+            raw = raw[1:]
+            continue
+        if len(raw) < 2 or raw[1] < 2 or raw[1] > len(raw):
+            return
+        yield raw[0], raw[2 : raw[1]]
+        raw = raw[raw[1] :]
+
+
+def parse_syn_options(raw: bytes) -> SynOptions:
+    """What a SYN offers. Of repeated options the last counts; MSS 0, or a length that is not its kind's, does not."""
+    found: dict[str, Any] = {}
+    for kind, data in tcp_options(raw):
+        match kind, len(data):
+            case 2, 2 if any(data):
+                found["mss"] = int.from_bytes(data, "big")
+            case 3, 1:
+                found["wscale"] = data[0]
+            case 4, 0:
+                found["sack"] = True
+            case 8, 8:
+                found["tsval"] = int.from_bytes(data[:4], "big")
+    return SynOptions(**found)
+
+
+def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
+    """TSval and TSecr in the options of any segment, or None."""
+    found = [data for kind, data in tcp_options(raw) if kind == 8 and len(data) == 8]
+    return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
+
+
+# ---- keyed hashes ---------------------------------------------------------------------------------------
+
+
+def mix(h: int, word: int) -> int:
+    """One step of the keyed hash of names, paths and flows."""
+    h = (h ^ word) * 0x9E3779B97F4A7C15 & _64_BITS
+    return h ^ h >> 29
+
+
+def words_hash(text: bytes, h: int = ROUTE_KEY) -> int:
+    """The hash of a name: its words of eight bytes, the last one padded with zeros."""
+    for start in range(0, len(text), 8):
+        h = mix(h, int.from_bytes(text[start : start + 8].ljust(8, b"\0"), "little"))
+    return h
+
+
+def path_hash(path: bytes) -> int:
+    """The hash of an exact path or a prefix: each segment is a name that ends in a slash."""
+    h = ROUTE_KEY
+    for segment in path.split(b"/")[1:]:
+        h = words_hash(segment + b"/", h)
+    return h
+
+
+def flow_hash(four: Tuple) -> int:
+    """The hash that picks a connection's Maglev slot, outer source, and place in the flow table."""
+    key = four.key
+    h = mix(FLOW_KEY, key["client"] | key["server"] << 32)
+    return mix(h, key["client_port"] | key["server_port"] << 16)
+
+
+def outer_source(four: Tuple, network: str, mask: str) -> str:
+    """The source address of the packets that carry a connection to its backend."""
+    return address_of(be32(network) | flow_hash(four) & ~be32(mask) & 0xFFFFFFFF)
+
+
+def flow_place(four: Tuple, sets: int) -> tuple[int, int]:
+    """Where the flow table keeps a connection: number of the set, tag."""
+    h = flow_hash(four)
+    return (h & 0xFFFFFFFF) * sets >> 32, h >> 24 & 0xFFFFFFFF | 1
+
+
+# ---- Maglev ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _preferences(name: str) -> tuple[int, int]:
+    digest = hashlib.blake2b(name.encode(), digest_size=16, person=b"rauta maglev").digest()
+    return int.from_bytes(digest[:8], "little") % 65537, int.from_bytes(digest[8:], "little") % 65536 + 1
+
+
+def maglev_table(weights: Mapping[str, int]) -> list[str | None]:
+    """The name of the backend behind each of the 65537 slots; None in all of them if nobody has a weight."""
+    names = sorted((name for name in weights if weights[name]), key=str.encode)
+    table: list[str | None] = [None] * MAGLEV_SLOTS
+    if not names:
+        return table
+    preference, turns = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    left, round_number, heaviest = MAGLEV_SLOTS, 0, max(weights.values())
+    while True:
+        for name in names:
+            if round_number * weights[name] < turns[name] * heaviest:
+                continue
+            turns[name] += 1
+            offset, skip = _preferences(name)
+            while table[slot := (offset + preference[name] * skip) % MAGLEV_SLOTS] is not None:
+                preference[name] += 1
+            table[slot] = name
+            left -= 1
+            if not left:
+                return table
+        round_number += 1
+
+
+def maglev_slot(four: Tuple) -> int:
+    """The slot of a connection."""
+    return (flow_hash(four) >> 32) * MAGLEV_SLOTS >> 32
+
+
+def maglev_entries(table: Sequence[str | None], indices: Mapping[str, int]) -> list[tuple[int, bytes]]:
+    """A table as the entries of an inner map of `clusters`: four slots each, the last one filled up with NO_BACKEND."""
+    slots = [NO_BACKEND if name is None else indices[name] for name in table]
+    slots += [NO_BACKEND] * (4 * MAGLEV_PACKED - len(slots))
+    packed = b"".join(slot.to_bytes(2, "little") for slot in slots)
+    return [(entry, packed[8 * entry : 8 * entry + 8]) for entry in range(MAGLEV_PACKED)]
+
+
+# ---- routes ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route to a cluster: exactly one of `prefix` and `exact`; None for any host, any method."""
+
+    cluster: str
+    prefix: str | None = None
+    exact: str | None = None
+    host: str | None = None
+    method: str | None = None
+
+    @property
+    def kind(self) -> int:
+        """enum path_kind."""
+        return PATH_EXACT if self.prefix is None else PATH_PREFIX
+
+    @property
+    def path(self) -> bytes:
+        """The path as the map `paths` holds it: the prefix "/" is empty."""
+        return self.exact.encode() if self.exact is not None else (self.prefix or "").removesuffix("/").encode()
+
+
+@dataclass(frozen=True)
+class Vip:
+    """An address and port with its routes."""
+
+    address: str
+    port: int
+    routes: Sequence[Route]
+    no_route: int = NO_ROUTE_404
+
+
+def vip_key(address: str, port: int) -> dict[str, int]:
+    """`struct vip_key`."""
+    return {"address": be32(address), "port": be16(port)}
+
+
+def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, list[Entry]]:
+    """The contents of the maps `vips`, `hosts` and `paths`; VIPs and hosts are numbered from 1 as they come."""
+    tables: dict[str, list[Entry]] = {"vips": [], "hosts": [], "paths": []}
+    host_id = 0
+    for number, vip in enumerate(vips, start=1):
+        value: dict[str, Any] = {"id": number, "no_route": vip.no_route}
+        for host in dict.fromkeys(route.host for route in vip.routes):
+            host_id += 1
+            routes = [route for route in vip.routes if route.host == host]
+            if host is None:
+                value |= {"any_host": host_id, "any_host_shapes": shapes(routes)}
+            else:
+                key = {"hash": words_hash(host.encode()), "vip": number, "length": len(host)}
+                tables["hosts"].append((key, {"id": host_id, "shapes": shapes(routes), "name": host.encode()}))
+            tables["paths"] += path_entries(routes, host_id, clusters)
+        tables["vips"].append((vip_key(vip.address, vip.port), value))
+    tables["vips"] += [(vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in vips)]
+    return tables
+
+
+def shapes(routes: Iterable[Route]) -> int:
+    """`host.shapes`: which depths its prefixes have, and whether it has exact paths."""
+    return sum({1 << route.path.count(b"/") if route.kind == PATH_PREFIX else SHAPE_EXACT for route in routes})
+
+
+def path_entries(routes: Sequence[Route], host_id: int, clusters: Mapping[str, int]) -> list[Entry]:
+    """The entries of one host in the map `paths`."""
+    entries: list[Entry] = []
+    for kind, path in dict.fromkeys((route.kind, route.path) for route in routes):
+        by_method = [0] * (1 + len(METHODS))
+        for route in routes:
+            if (route.kind, route.path) == (kind, path):
+                by_method[1 + METHODS.index(route.method) if route.method else 0] = clusters[route.cluster] + 1
+        key = {"hash": path_hash(path), "host": host_id, "length": len(path), "kind": kind}
+        entries.append((key, {"cluster": by_method, "path": path}))
+    return entries

@@ -1,0 +1,242 @@
+"""The router's own answers: each one is whole, closes the connection, and leaves an entry that says so."""
+
+from typing import Any
+
+import pytest
+
+from packets.bench import CLOSED_HOST, RESETTING_PORT, RESETTING_VIP, Router, entry
+from packets.frames import Connection, Segment, acknowledgement_of, answer_to, request
+from packets.oracle import FLOW_ANSWERED, NO_BACKEND, Route, SynOptions
+
+ALICE = Connection()
+HEAD = request("/")
+UNKNOWN = request("/unknown", host=CLOSED_HOST)
+
+ANSWERS = {
+    "404": (UNKNOWN, "TX_NO_ROUTE", "404 Not Found"),
+    "400": (request("//"), "TX_BAD_REQUEST", "400 Bad Request"),
+    "411": (request("/", "Transfer-Encoding: chunked"), "TX_LENGTH_REQUIRED", "411 Length Required"),
+    "413": (request("/", "Content-Length: 9999999999"), "TX_BODY_TOO_LARGE", "413 Content Too Large"),
+    "414": (request("/" + "a" * 300), "TX_URI_TOO_LONG", "414 URI Too Long"),
+    "431": (HEAD[:-1], "TX_HEAD_TOO_LARGE", "431 Request Header Fields Too Large"),
+    "503": (request("/drained"), "TX_UNAVAILABLE", "503 Service Unavailable"),
+}
+NAMES = ("text", "verdict", "status")
+each_answer = pytest.mark.parametrize(NAMES, ANSWERS.values(), ids=ANSWERS)
+LATER_ANSWERS = {code: answer for code, answer in ANSWERS.items() if code != "503"}
+each_later_answer = pytest.mark.parametrize(NAMES, LATER_ANSWERS.values(), ids=LATER_ANSWERS)
+
+CLIENTS = {
+    "everything": ALICE,
+    "nothing": Connection(options=SynOptions()),
+    "window scale": Connection(options=SynOptions(mss=1460, wscale=0)),
+    "timestamps": Connection(options=SynOptions(mss=1460, tsval=1)),
+}
+
+
+def fields(router: Router, connection: Connection, *names: str) -> dict[str, Any]:
+    """Some fields of a connection's entry."""
+    flow = router.flow(connection)
+    assert flow is not None
+    return {name: flow[name] for name in names}
+
+
+# ---- the answer -----------------------------------------------------------------------------------------
+
+
+@each_answer
+@pytest.mark.parametrize("connection", CLIENTS.values(), ids=CLIENTS)
+def test_every_client_gets_the_answer_whole(
+    router: Router, connection: Connection, text: bytes, verdict: str, status: str
+) -> None:
+    router.answers(connection.data(text), verdict, status)
+
+
+@each_answer
+@pytest.mark.parametrize("isn", [ALICE.isn, 0xFFFFFFFF - 20])
+def test_the_entry_says_that_it_was_answered(router: Router, isn: int, text: bytes, verdict: str, status: str) -> None:
+    segment = Connection(isn=isn).data(text)
+    router.answers(segment, verdict, status)
+    names = ("isn", "cookie", "request_seq", "next_request_seq", "state", "backend", "first", "answer")
+    assert fields(router, segment.connection, *names) == {
+        "isn": isn,
+        "cookie": segment.connection.cookie,
+        "request_seq": segment.seq,
+        "next_request_seq": segment.after,
+        "state": FLOW_ANSWERED,
+        "backend": NO_BACKEND,
+        "first": 1,
+        "answer": router.verdicts[verdict],
+    }
+
+
+def test_the_clients_end_is_acknowledged_with_the_request(router: Router) -> None:
+    segment = ALICE.fin(payload=UNKNOWN)
+    router.answers(segment, "TX_NO_ROUTE", "404 Not Found")
+    assert fields(router, ALICE, "next_request_seq") == {"next_request_seq": segment.after}
+
+
+def test_a_body_in_the_same_segment_is_acknowledged_with_the_request(router: Router) -> None:
+    text = request("/unknown", "Content-Length: 5000", host=CLOSED_HOST, method="POST") + b"b" * 600
+    router.answers(ALICE.data(text), "TX_NO_ROUTE", "404 Not Found")
+
+
+def test_padding_is_not_acknowledged(router: Router) -> None:
+    router.answers(ALICE.data(b"GET / HTTP/1.0\r\n", padding=b"\r\n"), *ANSWERS["431"][1:])
+
+
+def test_a_short_request_gets_a_longer_answer(router: Router) -> None:
+    router.answers(Connection(options=SynOptions()).data(b"GET "), *ANSWERS["431"][1:])
+
+
+def test_a_long_request_gets_a_shorter_answer(router: Router) -> None:
+    router.answers(ALICE.data(request("/", "Content-Length: x", "X: " + "x" * 1300)), *ANSWERS["400"][1:])
+
+
+def test_a_request_without_timestamps_gets_an_answer_without(router: Router) -> None:
+    router.answers(ALICE.data(UNKNOWN, options=b""), "TX_NO_ROUTE", "404 Not Found")
+
+
+def test_a_reset_leaves_no_entry(router: Router) -> None:
+    there = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)
+    for _ in range(2):
+        router.resets(there.data(request("/unknown")), "TX_RESET_NO_ROUTE")
+    assert router.flows() == 0
+
+
+# ---- a later request ------------------------------------------------------------------------------------
+
+
+@each_later_answer
+def test_a_later_request_is_answered_too(router: Router, text: bytes, verdict: str, status: str) -> None:
+    router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
+    segment = ALICE.data(text, len(HEAD), acked=400)
+    router.answers(segment, verdict, status)
+    names = ("cookie", "request_seq", "next_request_seq", "state", "backend", "answer")
+    assert fields(router, ALICE, *names) == {
+        "cookie": ALICE.cookie,
+        "request_seq": segment.seq,
+        "next_request_seq": segment.after,
+        "state": FLOW_ANSWERED,
+        "backend": 0,
+        "answer": router.verdicts[verdict],
+    }
+
+
+def test_a_later_request_for_a_cluster_without_weight_belongs_to_another_cluster(router: Router) -> None:
+    """Which resets the connection; on the next one the request gets its 503."""
+    router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
+    router.resets(ALICE.data(request("/drained"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+
+
+def test_a_later_request_without_route_may_be_reset(router: Router) -> None:
+    there = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)
+    head = request("/open")
+    router.opens(there.data(head), "web")
+    router.resets(there.data(request("/unknown"), len(head)), "TX_RESET_NO_ROUTE")
+
+
+# ---- what comes afterwards ------------------------------------------------------------------------------
+
+
+def put_answered(router: Router, connection: Connection, backend: int) -> None:
+    """Has the router know that a connection got a 404, after earlier requests to a backend if there is one."""
+    made = entry(connection.data(UNKNOWN), "web", "web-1", state=FLOW_ANSWERED)
+    router.put_flow(connection, **made | {"backend": backend, "answer": router.verdicts["TX_NO_ROUTE"]})
+
+
+def answered(router: Router, backend: int = NO_BACKEND) -> None:
+    """A connection that got a 404."""
+    put_answered(router, ALICE, backend)
+
+
+AFTER = len(UNKNOWN)
+
+
+@each_answer
+def test_the_same_request_gets_the_same_answer_again(router: Router, text: bytes, verdict: str, status: str) -> None:
+    for _ in range(3):
+        router.answers(ALICE.data(text), verdict, status)
+    assert router.flows() == 1
+
+
+@each_later_answer
+def test_so_does_a_later_one(router: Router, text: bytes, verdict: str, status: str) -> None:
+    router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
+    for _ in range(3):
+        router.answers(ALICE.data(text, len(HEAD), acked=400), verdict, status)
+
+
+def test_a_retransmission_that_is_cut_differently_gets_it_too(router: Router) -> None:
+    """What was acknowledged stays so."""
+    first = ALICE.data(UNKNOWN)
+    router.answers(first, "TX_NO_ROUTE", "404 Not Found")
+    expected = answer_to(first, "404 Not Found")
+    router.sends(ALICE.data(UNKNOWN[:20]), "TX_NO_ROUTE", expected)
+    router.sends(ALICE.data(UNKNOWN + b"more"), "TX_NO_ROUTE", expected)
+
+
+def test_also_if_the_routes_have_changed_meanwhile(router: Router) -> None:
+    """Whatever the client gets now, it must not be left waiting."""
+    router.answers(ALICE.data(UNKNOWN), "TX_NO_ROUTE", "404 Not Found")
+    router.route(Route("web", prefix="/"))
+    router.answers(ALICE.data(UNKNOWN), "TX_NO_ROUTE", "404 Not Found")
+
+
+@pytest.mark.parametrize("backend", [NO_BACKEND, 0], ids=["no backend", "backend"])
+@pytest.mark.parametrize("connection", [ALICE, *CLIENTS.values()], ids=["first", *CLIENTS])
+def test_the_clients_end_is_acknowledged(router: Router, connection: Connection, backend: int) -> None:
+    put_answered(router, connection, backend)
+    for _ in range(2):
+        fin = connection.fin(AFTER, acked=1 + len("HTTP/1.1 404 Not Found"))
+        router.sends(fin, "TX_CLOSE", acknowledgement_of(fin))
+
+
+LATE: dict[str, Segment] = {
+    "acknowledgement of the answer": ALICE.ack(AFTER, acked=66),
+    "acknowledgement after the end": ALICE.ack(AFTER + 1, acked=67),
+    "rest of the body": ALICE.data(b"b" * 500, AFTER, acked=0),
+    "next request": ALICE.data(HEAD, AFTER, acked=66),
+    "data behind a gap": ALICE.data(HEAD, AFTER + 100),
+    "end at another place": ALICE.fin(AFTER + 1),
+    "end before": ALICE.fin(AFTER - 1),
+    "part of the request": ALICE.data(UNKNOWN[5:], 5),
+}
+
+
+@pytest.mark.parametrize("segment", LATE.values(), ids=LATE)
+@pytest.mark.parametrize("backend", [NO_BACKEND, 0], ids=["no backend", "backend"])
+def test_anything_else_is_dropped(router: Router, segment: Segment, backend: int) -> None:
+    answered(router, backend)
+    before = router.flow(ALICE)
+    router.drops(segment, "DROP_ANSWERED")
+    assert router.flow(ALICE) == before
+
+
+@pytest.mark.parametrize("at", [AFTER, AFTER + 1, 0])
+def test_a_reset_is_dropped_where_there_is_no_backend(router: Router, at: int) -> None:
+    answered(router)
+    router.drops(ALICE.rst(at), "DROP_ANSWERED")
+
+
+@pytest.mark.parametrize("at", [AFTER, AFTER + 1, 0])
+def test_a_reset_is_forwarded_to_the_backend_of_earlier_requests(router: Router, at: int) -> None:
+    answered(router, backend=0)
+    router.forwards(ALICE.rst(at), "FORWARDED_CLOSE", "web-1")
+
+
+def test_a_new_connection_takes_the_tuple_over(router: Router) -> None:
+    answered(router)
+    again = ALICE.reopened(ALICE.isn + 5000)
+    router.greets(again.syn())
+    router.drops(again.ack(), "DROP_HANDSHAKE_ACK")
+    segment = again.data(HEAD)
+    router.opens(segment, "web")
+    assert router.flow(again) == entry(segment, "web", router.backend_of("web", again))
+
+
+def test_a_new_connection_may_be_answered_like_the_old_one(router: Router) -> None:
+    answered(router)
+    segment = ALICE.reopened(ALICE.isn + 5000).data(UNKNOWN)
+    router.answers(segment, "TX_NO_ROUTE", "404 Not Found")
+    assert fields(router, ALICE, "cookie", "state") == {"cookie": segment.connection.cookie, "state": FLOW_ANSWERED}

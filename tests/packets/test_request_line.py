@@ -1,0 +1,209 @@
+"""The request line: every method, the paths that can be compared, and what is refused because servers may differ."""
+
+import pytest
+
+from packets import oracle
+from packets.bench import Router, entry
+from packets.frames import Connection, request
+from packets.oracle import Route
+
+ALICE = Connection()
+
+
+# ---- method ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", oracle.METHODS)
+def test_every_method_is_routed(router: Router, method: str) -> None:
+    router.opens(ALICE.data(request("/", method=method)), "web")
+
+
+@pytest.mark.parametrize("method", oracle.METHODS)
+def test_every_method_is_told_from_the_others(router: Router, method: str) -> None:
+    router.route(Route("web", prefix="/"), Route("api", prefix="/", method=method))
+    for other in oracle.METHODS:
+        connection = Connection(port=50000 + oracle.METHODS.index(other))
+        router.opens(connection.data(request("/", method=other)), "api" if other == method else "web")
+
+
+# ---- version --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+def test_both_versions_are_routed(router: Router, version: str) -> None:
+    router.opens(ALICE.data(request("/", version=version)), "web")
+
+
+VERSIONS = [
+    "HTTP/1.2",
+    "HTTP/2.0",
+    "HTTP/0.9",
+    "HTTP/11",
+    "HTTP/1.1x",
+    "HTTP/1.1 ",
+    "http/1.1",
+    "HTTPS/1.1",
+    "HTTP/1,1",
+    "",
+]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_other_versions_are_refused(router: Router, version: str) -> None:
+    router.answers(ALICE.data(request("/", version=version)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+LINES = {
+    "no version": b"GET /\r\nHost: shop.test\r\n\r\n",
+    "no target": b"GET HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+    "nothing": b"GET \r\nHost: shop.test\r\n\r\n",
+    "two spaces before the target": b"GET  / HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+    "two spaces before the version": b"GET /  HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+    "space in the target": b"GET /a b HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+    "tab before the version": b"GET /\tHTTP/1.1\r\nHost: shop.test\r\n\r\n",
+    "bare LF": b"GET / HTTP/1.1\nHost: shop.test\r\n\r\n",
+    "bare CR": b"GET / HTTP/1.1\rHost: shop.test\r\n\r\n",
+    "CR twice": b"GET / HTTP/1.1\r\r\nHost: shop.test\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("text", LINES.values(), ids=LINES)
+def test_malformed_lines_are_refused(router: Router, text: bytes) -> None:
+    router.answers(ALICE.data(text), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+# ---- target ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["*", "shop.test:80", "http://shop.test/", "api", "?/api", "%2f", "\\api"])
+def test_a_target_that_is_no_path_is_refused(router: Router, target: str) -> None:
+    router.answers(ALICE.data(request(target)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+AMBIGUOUS_PATHS = [
+    "//",
+    "//api",
+    "/api//x",
+    "/api//",
+    "/.",
+    "/..",
+    "/./api",
+    "/../api",
+    "/api/.",
+    "/api/..",
+    "/api/./x",
+    "/api/../x",
+    "/%61pi",  # a
+    "/%7Euser",
+    "/%2d",
+    "/api/%2e%2e/x",
+    "/api%2fx",
+    "/api%2Fx",
+    "/api%5cx",
+    "/api%5Cx",
+    "/api%00",
+    "/api%0d%0a",
+    "/api%1f",
+    "/api%7f",
+    "/api%",
+    "/api%4",
+    "/api%4/x",
+    "/api%zz",
+    "/api%g0",
+    "/api%0g",
+    "/api%%41",
+    "/api\\x",
+    "/api#x",
+    "/\x80",
+    "/\xff",
+    "/caf\xe9",
+    "/\x7f",
+    "/\x01",
+    "/a\0b",
+]
+
+
+@pytest.mark.parametrize("target", AMBIGUOUS_PATHS)
+def test_a_path_that_servers_may_read_differently_is_refused(router: Router, target: str) -> None:
+    router.answers(ALICE.data(request(target)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+@pytest.mark.parametrize("offset", range(1, 20))
+@pytest.mark.parametrize("trap", ["//x", "/./x", "/../x", "/%41", "%2fx", "\x7f", "\\"])
+def test_wherever_it_stands(router: Router, trap: str, offset: int) -> None:
+    """The program reads words of eight bytes: no trap may hide at their seams."""
+    target = "/" + "a" * offset + trap
+    router.answers(ALICE.data(request(target)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+CLEAR_PATHS = [
+    "/api",
+    "/api/",
+    "/api/.hidden",
+    "/api/..hidden",
+    "/api/...",
+    "/api/a.",
+    "/api/a..",
+    "/api/%20",
+    "/api/%C3%A9",
+    "/api/%c3%a9",
+    "/api/%25",
+    "/api/%23%3F",
+    "/api/~user:@!$&'()*+,;=",
+    '/api/"<>^`{|}',
+    "/api/[x]",
+]
+
+
+@pytest.mark.parametrize("target", CLEAR_PATHS)
+def test_clear_paths_are_routed(router: Router, target: str) -> None:
+    router.opens(ALICE.data(request(target)), "api")
+
+
+# ---- query ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["?", "?x", "?/api", "?//", "?/../", "?%41", "?%", "?%zz", "?a=b&c=d?e", "?" + "q" * 1000, "?" + "/.." * 99],
+)
+def test_the_query_is_no_part_of_the_path(router: Router, query: str) -> None:
+    router.opens(ALICE.data(request("/api" + query)), "api")
+    router.opens(Connection(port=50001).data(request("/" + query)), "web")
+
+
+@pytest.mark.parametrize("target", ["/?a b", "/?\x01", "/?\0", "/?a\tb", "/?\x7f"])
+def test_spaces_and_control_bytes_in_a_query_are_refused(router: Router, target: str) -> None:
+    router.answers(ALICE.data(request(target)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+# ---- length ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 253, 254, 255, 256])
+def test_a_path_of_any_length_up_to_the_limit_is_compared_whole(router: Router, length: int) -> None:
+    path = ("/" + "abcdefghi" * 29)[:length]
+    router.route(Route("api", exact=path), Route("web", prefix="/"))
+    router.opens(ALICE.data(request(path)), "api")
+    router.opens(Connection(port=50001).data(request(path[:-1] + "z" if length > 1 else "/z")), "web")
+
+
+@pytest.mark.parametrize("length", [257, 258, 264, 300, 1000])
+@pytest.mark.parametrize("query", ["", "?x"])
+def test_a_longer_path_is_too_long(router: Router, length: int, query: str) -> None:
+    router.answers(ALICE.data(request("/".ljust(length, "a") + query)), "TX_URI_TOO_LONG", "414 URI Too Long")
+
+
+def test_a_long_query_behind_the_longest_path_is_routed(router: Router) -> None:
+    router.opens(ALICE.data(request("/".ljust(256, "a") + "?" + "x" * 900)), "web")
+
+
+@pytest.mark.parametrize("text", ["GET /", "GET /api HTTP/1.1", "GET /api HTTP/1.1\r", "GET ", "POST /?" + "x" * 1300])
+def test_a_line_that_does_not_end_is_too_large(router: Router, text: str) -> None:
+    router.answers(ALICE.data(text.encode()), "TX_HEAD_TOO_LARGE", "431 Request Header Fields Too Large")
+
+
+def test_the_entry_says_where_the_request_ends(router: Router) -> None:
+    segment = ALICE.data(request("/api/x?y"))
+    router.opens(segment, "api")
+    assert router.flow(ALICE) == entry(segment, "api", "api-1")
