@@ -1,0 +1,229 @@
+"""What the fields of a scenario must agree on: with each other, and with the routing file.
+
+Each rule is a function whose parameters name the sections it compares. Sections that are mistyped are left out, and
+the rules that need them with them; so one misspelt word in ``topology`` does not hide an unknown cluster in
+``checks``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from lab import contenders as known_contenders
+from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, ROUTER_ADDRESS, SUBNET
+from lab.units import SECONDS
+from lab.verdict import STATISTICS
+from rauta.config import Config
+from rauta.mistakes import Location, Mistake
+
+if TYPE_CHECKING:
+    from lab.checks import Check
+    from lab.measure import Measure
+    from lab.scenario import Profile, Target, Topology
+    from lab.servers import Server
+
+SINGLE = ("client", "router")
+RESERVED = {*SINGLE, FABRIC, BRIDGE, "lo"}
+
+
+def mistakes(model: type[BaseModel], data: Mapping[str, Any], config: Config | None) -> list[Mistake]:
+    """All contradictions in a scenario's data, whatever else is wrong with it.
+
+    Args:
+        model: the Scenario model.
+        data: the file's content, parameters filled in.
+        config: the routing file's content; None if it could not be read.
+    """
+    sections = dict(_valid_sections(model, data))
+    if config is not None:
+        sections["config"] = config
+    found: list[Mistake] = []
+    for rule in RULES:
+        needed = inspect.signature(rule).parameters
+        if all(name in sections for name in needed):
+            found += rule(**{name: sections[name] for name in needed})
+    return found
+
+
+def _valid_sections(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, field in model.model_fields.items():
+        if name not in data:
+            if not field.is_required():
+                yield name, field.get_default(call_default_factory=True)
+            continue
+        annotation: Any = field.annotation
+        try:
+            yield name, TypeAdapter(annotation).validate_python(data[name])
+        except ValidationError:
+            continue
+
+
+# ---- the network ----------------------------------------------------------------------------------------
+
+
+def _host_counts(topology: Topology, config: Config) -> Iterator[Mistake]:
+    expected = dict.fromkeys(SINGLE, 1) | {cluster.name: len(cluster.backends) for cluster in config.clusters}
+    for role, count in topology.hosts.items():
+        where: Location = ("topology", "hosts", role)
+        if role not in expected:
+            yield Mistake(where, "is neither client, router nor a cluster of the routing file", ", ".join(expected))
+        elif count != expected[role]:
+            source = (
+                "there can be one" if role in SINGLE else f"the routing file has {expected[role]} in cluster {role!r}"
+            )
+            yield Mistake(where, f"{count} hosts, but {source}", str(expected[role]))
+    for role in expected.keys() - topology.hosts.keys():
+        yield Mistake(("topology", "hosts"), f"{role!r} is missing", f"{role}: {expected[role]}")
+
+
+def _host_names(config: Config) -> Iterator[Mistake]:
+    seen: dict[str, str] = {}
+    for cluster in config.clusters:
+        for backend in cluster.backends:
+            if backend.name in RESERVED:
+                problem = f"the routing file has a backend called {backend.name!r}"
+                yield Mistake(("routing", "file"), problem, f"any name but {', '.join(sorted(RESERVED))}")
+            if (other := seen.setdefault(backend.name, cluster.name)) != cluster.name:
+                problem = f"backend {backend.name!r} is in the clusters {other!r} and {cluster.name!r}"
+                yield Mistake(("routing", "file"), problem, "one cluster for each host of the lab")
+
+
+def _addresses(config: Config) -> Iterator[Mistake]:
+    where: Location = ("routing", "file")
+    taken = {CLIENT_ADDRESS: "the client", ROUTER_ADDRESS: "the router"}
+    for cluster in config.clusters:
+        for backend in cluster.backends:
+            if backend.address not in SUBNET:
+                yield Mistake(where, f"backend {backend.name!r} has the address {backend.address}", f"one in {SUBNET}")
+            owner = taken.setdefault(backend.address, f"backend {backend.name!r}")
+            if owner != f"backend {backend.name!r}":
+                yield Mistake(where, f"backend {backend.name!r} has the address of {owner}", "a different one")
+    for vip in config.vips:
+        if vip.address in taken:
+            yield Mistake(where, f"VIP {vip.name!r} has the address of {taken[vip.address]}", "one that no host has")
+
+
+def _servers(servers: dict[str, Server], config: Config) -> Iterator[Mistake]:
+    clusters = {cluster.name: cluster for cluster in config.clusters}
+    for name, server in servers.items():
+        if name not in clusters:
+            yield _unknown_cluster(("servers", name), name, clusters)
+            continue
+        for backend in clusters[name].backends:
+            if backend.port != server.port:
+                problem = f"port {server.port}, but the routing file sends requests to {backend.name} on {backend.port}"
+                yield Mistake(("servers", name), problem, f"port: {backend.port}")
+                break
+    for name in clusters.keys() - servers.keys():
+        yield Mistake(("servers",), f"cluster {name!r} has no server", f"{name}: {{nginx: {{...}}}}")
+
+
+# ---- what is done with it -------------------------------------------------------------------------------
+
+
+def _contenders(contenders: tuple[str, ...], profiles: dict[str, Profile]) -> Iterator[Mistake]:
+    yield from _contender_list(("contenders",), contenders, known_contenders.NAMES)
+    for name, profile in profiles.items():
+        if profile.contenders is not None:
+            yield from _contender_list(("profiles", name, "contenders"), profile.contenders, contenders)
+
+
+def _contender_list(where: Location, names: Iterable[str], allowed: Iterable[str]) -> Iterator[Mistake]:
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name not in allowed:
+            yield Mistake((*where, index), f"no contender is called {name!r}", ", ".join(allowed))
+        elif name in seen:
+            yield Mistake((*where, index), f"{name!r} is there twice", "each contender once")
+        seen.add(name)
+
+
+def _profile_params(params: dict[str, Any], profiles: dict[str, Profile]) -> Iterator[Mistake]:
+    for name, profile in profiles.items():
+        for param in profile.params.keys() - params.keys():
+            allowed = ", ".join(params) or "none, the scenario has no `params`"
+            yield Mistake(("profiles", name, "params", param), f"no parameter is called {param!r}", allowed)
+
+
+def _checks(checks: tuple[Check, ...], contenders: tuple[str, ...], config: Config) -> Iterator[Mistake]:
+    for index, check in enumerate(checks):
+        yield from _names_of(("checks", index), check, contenders, config)
+
+
+def _measures(measure: dict[str, Measure], contenders: tuple[str, ...], config: Config) -> Iterator[Mistake]:
+    for name, one in measure.items():
+        yield from _names_of(("measure", name), one, contenders, config)
+
+
+def _names_of(where: Location, what: BaseModel, contenders: Iterable[str], config: Config) -> Iterator[Mistake]:
+    """The cluster and the contender that a check or a measure may name."""
+    clusters = [cluster.name for cluster in config.clusters]
+    cluster, only = getattr(what, "cluster", None), getattr(what, "only", None)
+    if isinstance(cluster, str) and cluster not in clusters:
+        yield _unknown_cluster((*where, "cluster"), cluster, clusters)
+    if isinstance(only, str) and only not in contenders:
+        yield Mistake((*where, "only"), f"no contender is called {only!r}", ", ".join(contenders))
+
+
+def _unknown_cluster(where: Location, name: str, clusters: Iterable[str]) -> Mistake:
+    return Mistake(where, f"no cluster of the routing file is called {name!r}", ", ".join(clusters))
+
+
+# ---- targets --------------------------------------------------------------------------------------------
+
+
+def _targets(
+    targets: tuple[Target, ...], measure: dict[str, Measure], contenders: tuple[str, ...]
+) -> Iterator[Mistake]:
+    for index, target in enumerate(targets):
+        where: Location = ("targets", index)
+        yield from _bounds(where, target)
+        if target.measure not in measure or target.statistic not in STATISTICS:
+            allowed = ", ".join(f"{name}.{statistic}" for name in measure for statistic in STATISTICS)
+            yield Mistake(
+                (*where, "metric"), f"no measure makes {target.metric!r}", allowed or "define it under `measure`"
+            )
+            continue
+        yield from _terms(where, target, measure[target.measure], contenders)
+
+
+def _bounds(where: Location, target: Target) -> Iterator[Mistake]:
+    if target.min is None and target.max is None:
+        yield Mistake(where, "has no bound", "min, max or both")
+    if target.ratio_to is not None and target.over is not None:
+        yield Mistake((*where, "over"), "a ratio and a difference at once", "ratio_to or over")
+
+
+def _terms(where: Location, target: Target, measure: Measure, contenders: tuple[str, ...]) -> Iterator[Mistake]:
+    subjects = measure.subjects(contenders)
+    for name in ("of", "ratio_to", "over"):
+        subject = getattr(target, name)
+        if subject is not None and subject not in subjects:
+            problem = f"{target.measure!r} is not measured for {subject!r}"
+            yield Mistake((*where, name), problem, ", ".join(subjects))
+    unit = "" if target.ratio_to is not None else measure.unit
+    for name in ("min", "max"):
+        bound = getattr(target, name)
+        if bound is not None and (bound.unit in SECONDS) != (unit in SECONDS):
+            problem = f"{bound} cannot bound {'a ratio' if target.ratio_to else f'a measure in {unit}'}"
+            yield Mistake(
+                (*where, name), problem, "a plain number" if unit not in SECONDS else f"a duration such as 200{unit}"
+            )
+
+
+Rule = Callable[..., Iterator[Mistake]]
+RULES: tuple[Rule, ...] = (
+    _host_counts,
+    _host_names,
+    _addresses,
+    _servers,
+    _contenders,
+    _profile_params,
+    _checks,
+    _measures,
+    _targets,
+)

@@ -1,0 +1,74 @@
+"""RAUTA: the router in its host's namespace, an agent in each backend's, loaded as any user would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
+
+from rauta.agent import Agent
+from rauta.keys import Keys
+from rauta.router import Router
+
+if TYPE_CHECKING:
+    from lab.scenario import Scenario
+    from lab.topology import Network
+    from rauta.config import Config, Vip
+
+
+@dataclass(frozen=True)
+class Rauta:
+    """The contender ``rauta``."""
+
+    name: str = "rauta"
+
+    def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningRauta:
+        """Load the router and the agents. Native XDP: a generic one would be measured as something that it is not."""
+        config, keys = scenario.routing.config, Keys.generate()
+        agents = {}
+        for backend in config.backends():
+            agents[backend] = stack.enter_context(Agent.load(config, keys, backend=backend))
+            with network.hosts[backend].entered():
+                agents[backend].attach(network.hosts[backend].interface)
+        router = stack.enter_context(Router.load(config, keys))
+        with network.router.entered():
+            router.attach(network.router.interface, mode="native")
+        return RunningRauta(config, router, agents)
+
+
+@dataclass(frozen=True)
+class RunningRauta:
+    """A router and its agents, by backend."""
+
+    config: Config
+    router: Router
+    agents: Mapping[str, Agent] = field(repr=False)
+
+    def target(self, cluster: str) -> tuple[IPv4Address, int]:
+        """The first VIP that has a route to the cluster."""
+        vip = self.vip(cluster)
+        return vip.address, vip.port
+
+    def vip(self, cluster: str) -> Vip:
+        """The first VIP that has a route to the cluster."""
+        return next(vip for vip in self.config.vips if any(route.cluster == cluster for route in vip.routes))
+
+    @property
+    def flow_key(self) -> int:
+        """The key of the hash that chooses backends: an oracle needs it."""
+        return self.router.keys.flow_key
+
+    def counters(self) -> Mapping[str, int]:
+        """``requests_routed``, the router's verdicts by name, and the agents' verdicts, each summed over them."""
+        counters = {"requests_routed": self.router.requests_routed, **self.router.counters()}
+        for agent in self.agents.values():
+            for verdict, number in agent.counters().items():
+                counters[verdict] = counters.get(verdict, 0) + number
+        return counters
+
+    def programs(self) -> Mapping[str, Any]:
+        """The router's program, and those of one agent: all agents' are the same."""
+        objects = [self.router.object, next(iter(self.agents.values())).object]
+        return {name: program.info() for obj in objects for name, program in obj.programs.items()}

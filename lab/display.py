@@ -1,0 +1,168 @@
+"""Tables for people, on standard output, and progress, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lab.doctor import Finding
+from lab.results import CheckRecord
+from lab.units import SECONDS
+
+COLOURS = {"pass": "green", "fail": "bold red", "not valid": "yellow", "not measured": "dim", "not run": "dim"}
+PIPED_WIDTH = 132
+"""columns of tables that go to a file or a pipe"""
+
+
+class Display:
+    """Shows how a run goes; implements run.Reporter."""
+
+    def __init__(self) -> None:
+        self.out = Console(highlight=False)
+        self.err = Console(stderr=True, highlight=False)
+        if not self.out.is_terminal:
+            self.out.width = PIPED_WIDTH
+
+    @contextmanager
+    def stage(self, what: str, steps: int) -> Iterator[Callable[[str], None]]:
+        """A progress bar while a stage lasts. Where nobody watches, a line instead."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn(f"{what:<8}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
+        if not self.err.is_terminal:
+            self.err.print(f"{what} ...")
+        with Progress(*columns, console=self.err, transient=True, disable=not self.err.is_terminal) as progress:
+            task = progress.add_task("", total=steps, completed=-1)
+            yield lambda text: progress.update(task, advance=1, description=text)
+
+    def check(self, check: CheckRecord) -> None:
+        """Only what failed is worth a line of its own before the table."""
+        if not check.passed:
+            self.err.print(
+                f"[bold red]failed[/] {escape(check.contender)}: {escape(check.name)}: {escape(check.detail)}"
+            )
+
+    def result(self, run: Mapping[str, Any]) -> None:
+        """A run's checks and verdicts, from the content of ``run.json``."""
+        scenario = run["scenario"]
+        profile = f", profile {scenario['profile']}" if scenario["profile"] else ""
+        self.out.print(
+            f"\n[bold]{escape(scenario['name'])}[/]{profile}: {escape(scenario['resolved']['claim'])}", soft_wrap=True
+        )
+        if run["checks"]:
+            self.out.print(_checks(run["checks"]))
+        if scenario["resolved"]["plan"]["timing"] and run["verdicts"]:
+            self.out.print()
+            self.out.print(_verdicts(run))
+        elif run["verdicts"]:
+            self.out.print(f"Timing is off: {len(run['verdicts'])} targets are not measured.")
+        if run["error"]:
+            self.out.print(escape(run["error"]), soft_wrap=True)
+        colour = {"passed": "green", "failed": "bold red"}.get(run["outcome"], "yellow")
+        self.out.print(
+            f"[{colour}]{run['outcome']}[/] in {run['duration']:.0f} s, seed {run['seed']}; kept as {run['id']}"
+        )
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """The doctor's table."""
+        table = Table("capability", "", "found", "what to do", box=None, pad_edge=False)
+        for finding in findings:
+            mark = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "[yellow]?[/]"}[finding.ok]
+            table.add_row(
+                escape(finding.name), mark, escape(finding.found), escape(finding.remedy if not finding.ok else "")
+            )
+        self.out.print(table)
+
+    def rows(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A plain table."""
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self.out.print(table)
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a check, one column a contender."""
+    contenders = list(dict.fromkeys(check["contender"] for check in checks))
+    table = Table("check", *contenders, box=None, pad_edge=False)
+    for number, name in sorted({check["number"]: check["name"] for check in checks}.items()):
+        found = {check["contender"]: check for check in checks if check["number"] == number}
+        table.add_row(escape(name), *(_outcome(found.get(contender)) for contender in contenders))
+    return table
+
+
+def _outcome(check: Mapping[str, Any] | None) -> str:
+    if check is None:
+        return "[dim]–[/]"
+    word = "pass" if check["passed"] else "fail"
+    return f"[{COLOURS[word]}]{word}[/] [dim]{escape(_short(check['detail']))}[/]".rstrip()
+
+
+def _short(text: str, limit: int = 60) -> str:
+    line = text.splitlines()[0] if text else ""
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _verdicts(run: Mapping[str, Any]) -> Table:
+    rounds = run["scenario"]["resolved"]["plan"]["rounds"]
+    columns = ("metric", "of", "measured", f"min .. max of {rounds} rounds", "figures", "target", "", "verdict")
+    table = Table(*columns, box=None, pad_edge=False)
+    for verdict in run["verdicts"]:
+        unit = verdict["unit"]
+        spread = f"{figure(verdict['lowest'], unit)} .. {figure(verdict['highest'], unit)}" if verdict["rounds"] else ""
+        colour = COLOURS[verdict["outcome"]]
+        reason = f" {escape(verdict['reason'])}" if verdict["reason"] else ""
+        table.add_row(
+            escape(verdict["metric"]),
+            escape(verdict["terms"]),
+            figure(verdict["measured"], unit),
+            spread,
+            _figures(verdict, run["samples"]),
+            bounds(verdict),
+            verdict["origin"],
+            f"[{colour}]{verdict['outcome']}[/]{reason}",
+        )
+    return table
+
+
+def _figures(verdict: Mapping[str, Any], samples: Mapping[str, Any]) -> str:
+    """What was compared, in the measure's unit: "67,912 and 88,920 requests/s"."""
+    if verdict["own"] is None:
+        return ""
+    unit = samples[verdict["metric"].rpartition(".")[0]]["unit"]
+    return f"{_rounded(verdict['own'])} and {_rounded(verdict['baseline'])} {unit}"
+
+
+def bounds(verdict: Mapping[str, Any]) -> str:
+    """A target's bounds as text: "≥ 0.75", "≤ 200 ns", or both."""
+    unit = verdict["unit"]
+    parts = []
+    if verdict["minimum"] is not None:
+        parts.append(f"≥ {figure(verdict['minimum'], unit)}")
+    if verdict["maximum"] is not None:
+        parts.append(f"≤ {figure(verdict['maximum'], unit)}")
+    return " and ".join(parts)
+
+
+def figure(value: float | None, unit: str) -> str:
+    """A number with the precision that it deserves, with a time's unit; a ratio has three digits after the point."""
+    if value is None:
+        return ""
+    if not unit:
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return f"{_rounded(value)} {unit}" if unit in SECONDS else _rounded(value)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

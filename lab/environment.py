@@ -1,0 +1,116 @@
+"""Where a run took place: everything about the machine and the tools that its numbers may depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parent.parent
+KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+VERSION_SECONDS = 10.0
+SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+TOOLS: Mapping[str, tuple[str, ...]] = {
+    "clang": ("clang-19", "--version"),
+    "bpftool": ("bpftool", "version"),
+    "nginx": ("nginx", "-v"),
+    "wrk": ("wrk", "-v"),
+    "curl": ("curl", "--version"),
+    "ethtool": ("ethtool", "--version"),
+}
+"""each tool, and how it tells its version"""
+
+_VERSION = re.compile(r"\d+(?:\.\d+)+[\w.-]*")
+
+
+def collect() -> dict[str, Any]:
+    """Kernel, CPU, BPF settings, mitigations, tools and revision, ready for JSON. "unknown" where it cannot be told."""
+    return {
+        "kernel": {"release": platform.release(), "version": platform.version(), "machine": platform.machine()},
+        "cpu": {"model": _cpu_model(), "online": os.cpu_count(), "governor": _governor()},
+        "bpf": {
+            "jit": sysctl("net/core/bpf_jit_enable"),
+            "jit_harden": sysctl("net/core/bpf_jit_harden"),
+            "stats": sysctl("kernel/bpf_stats_enabled"),
+        },
+        "mitigations": _mitigations(),
+        "tools": {name: tool_version(name) or "missing" for name in TOOLS},
+        "python": platform.python_version(),
+        "git": _revision(),
+    }
+
+
+def extend_path() -> None:
+    """Find programs in the system folders too, which the PATH of ordinary users, and of `su`, leaves out."""
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS])
+
+
+def tool_version(name: str) -> str | None:
+    """The version of one of TOOLS; None when it is not there, "unknown" when it does not say."""
+    argv = TOOLS[name]
+    if shutil.which(argv[0]) is None:
+        return None
+    try:
+        # wrk -v prints its usage and ends with 1: only the words count.
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=VERSION_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    match = _VERSION.search(said.stdout + said.stderr)
+    return match[0] if match else "unknown"
+
+
+def sysctl(name: str) -> str:
+    """The root namespace's value of a sysctl, by its path below /proc/sys."""
+    return _read(Path("/proc/sys") / name)
+
+
+def kernel_function_exists(name: str) -> bool:
+    """Whether the running kernel's BTF names a function: so kfuncs are probed, not by version numbers."""
+    try:
+        return b"\0" + name.encode() + b"\0" in KERNEL_BTF.read_bytes()
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _cpu_model() -> str:
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def _governor() -> str:
+    return _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+
+
+def _mitigations() -> dict[str, str]:
+    """Each CPU vulnerability that the kernel knows, and what it does about it."""
+    return {path.name: _read(path) for path in sorted(Path("/sys/devices/system/cpu/vulnerabilities").glob("*"))}
+
+
+def _revision() -> dict[str, Any]:
+    """The commit, and whether the working tree differs from it."""
+
+    def git(*arguments: str) -> str | None:
+        argv = ["git", "-C", str(REPOSITORY), *arguments]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=VERSION_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"revision": git("rev-parse", "HEAD") or "unknown", "dirty": None if status is None else bool(status)}

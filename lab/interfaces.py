@@ -1,0 +1,127 @@
+"""What run.py asks of the rooms that do the work: servers/, contenders/, checks/ and measure/.
+
+Servers, checks and measures are pydantic models, so that a scenario's fields are documented and validated where they
+are used; each room exports the union of its models (``Server``, ``Check``, ``Measure``). Contenders are looked up by
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from lab.scenario import Scenario
+    from lab.topology import Host, Network
+    from lab.verdict import Sample
+
+
+class ServerModel(Protocol):
+    """How a cluster's hosts serve."""
+
+    @property
+    def port(self) -> int:
+        """Where contenders send requests; must be what the routing file says."""
+
+    def start(self, host: Host, cluster: str, scratch: Path) -> None:
+        """Start it on one host and return when it answers. ``scratch``: an existing folder of this host's own."""
+
+
+class Running(Protocol):
+    """A contender that has been started; its ExitStack ends it."""
+
+    def target(self, cluster: str) -> tuple[IPv4Address, int]:
+        """Where a client connects in order to reach a cluster."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Its own counters by name, such as ``requests_routed``; empty if it keeps none."""
+
+    def programs(self) -> Mapping[str, Any]:
+        """The BPF programs it has loaded, by name: ``rauta.bpf.ProgramInfo``; empty if none."""
+
+
+class Contender(Protocol):
+    """Something that brings requests from clients to clusters."""
+
+    @property
+    def name(self) -> str:
+        """As scenarios call it."""
+
+    def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> Running:
+        """Start it in the network; everything that must be undone is registered on ``stack``."""
+
+
+@dataclass
+class Requests:
+    """How many requests checks have sent, over all of them; each check adds its own."""
+
+    sent: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a check may look at: one contender, running alone in its network."""
+
+    network: Network
+    scenario: Scenario
+    contender: str
+    running: Running
+    seed: int
+    started_with: Mapping[str, Mapping[str, int]]
+    """TCP counters by host, and under the contender's name its own, from before the first check"""
+    requests: Requests = field(default_factory=Requests)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """``name``: the check in a few words, with its cluster and path. ``detail``: what was seen, or what was wrong."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+class CheckModel(Protocol):
+    """Something that must be true."""
+
+    only: str | None
+    """the contender that it is about; None: every one"""
+
+    @property
+    def title(self) -> str:
+        """The check in a few words, with its cluster and path."""
+
+    def run(self, context: Context) -> CheckResult:
+        """Find out. What goes wrong in a check's own tools may be raised as RautaError: the check has then failed."""
+
+
+class Instrument(Protocol):
+    """A measure, ready to be taken many times."""
+
+    def sample(self, subject: str, running: Running | None) -> Sample:
+        """Measure a contender or reference once, warm-up included. Expected failures make the sample invalid."""
+
+
+class MeasureModel(Protocol):
+    """Something that is measured."""
+
+    layer: str
+    """bpf, veth or http"""
+    unit: str
+
+    @property
+    def needs_contender(self) -> bool:
+        """Whether contenders must be running when they are measured."""
+
+    def subjects(self, contenders: Sequence[str]) -> Sequence[str]:
+        """What it yields samples of: those of the contenders that it can measure, and its reference if it has one."""
+
+    def seconds(self, warmup: float) -> float:
+        """About how long one sample takes."""
+
+    def open(self, network: Network, scenario: Scenario, stack: ExitStack) -> Instrument:
+        """Make ready what is needed once. ``scenario.plan`` says how long to warm up, and the seed."""

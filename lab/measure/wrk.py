@@ -1,0 +1,122 @@
+"""Requests a second with wrk: a closed loop, every connection sends its next request when the last is answered.
+
+So it measures capacity; its latencies are those of a system under full load, and are kept as details only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lab.errors import LabError
+from lab.interfaces import Instrument, Running
+from lab.units import Duration
+from lab.verdict import Sample
+
+if TYPE_CHECKING:
+    from lab.scenario import Scenario
+    from lab.topology import Host, Network
+
+REPORT = Path(__file__).parent / "wrk_report.lua"
+PATIENCE_SECONDS = 10.0
+"""beyond its duration, until wrk is given up"""
+
+CLIENT_SYSCTLS = {
+    # A client that closes first keeps each port in TIME_WAIT for a minute; a load generator would run out of them.
+    "net.ipv4.ip_local_port_range": "1024 65535",
+    "net.ipv4.tcp_tw_reuse": "1",
+}
+
+
+class Wrk(BaseModel):
+    """wrk, from the client's host.
+
+    ``close``: a new connection for each request. ``host``: the Host header, if it is not the address.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: Literal["http"]
+    tool: Literal["wrk"]
+    path: Annotated[str, Field(pattern="^/")] = "/"
+    host: str | None = None
+    cluster: str
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 32
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    duration: Duration = 1.0
+    close: bool = False
+    unit: Literal["requests/s"] = "requests/s"
+
+    @property
+    def needs_contender(self) -> bool:
+        """It sends requests through one."""
+        return True
+
+    def subjects(self, contenders: Sequence[str]) -> Sequence[str]:
+        """All of them."""
+        return contenders
+
+    def seconds(self, warmup: float) -> float:
+        """Warm-up and measurement."""
+        return warmup + self.duration
+
+    def open(self, network: Network, scenario: Scenario, stack: ExitStack) -> Instrument:
+        """Widens the client's range of ports, for as long as the run takes."""
+        for name, value in CLIENT_SYSCTLS.items():
+            before = network.client.sysctl(name, value)
+            stack.callback(network.client.sysctl, name, before)
+        return _WrkInstrument(self, network.client, scenario.plan.warmup)
+
+
+@dataclass(frozen=True)
+class _WrkInstrument:
+    model: Wrk
+    client: Host
+    warmup: float
+
+    def sample(self, subject: str, running: Running | None) -> Sample:
+        if running is None:
+            raise LabError(f"measuring {subject} with wrk", "it is not running", "Name contenders only.")
+        address, port = running.target(self.model.cluster)
+        url = f"http://{address}:{port}{self.model.path}"
+        if self.warmup:
+            self._run(url, self.warmup)
+        return _judged(self._run(url, self.model.duration))
+
+    def _run(self, url: str, seconds: float) -> dict[str, Any]:
+        model = self.model
+        argv = [
+            "wrk",
+            f"-t{model.threads}",
+            f"-c{model.connections}",
+            f"-d{max(1, round(seconds))}s",
+            "-s",
+            str(REPORT),
+        ]
+        if model.host is not None:
+            argv += ["-H", f"Host: {model.host}"]
+        if model.close:
+            argv += ["-H", "Connection: close"]
+        done = self.client.run([*argv, url], timeout=seconds + PATIENCE_SECONDS)
+        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return report
+
+
+def _judged(report: dict[str, Any]) -> Sample:
+    """Errors of any kind make it invalid: what was measured is then something else than was asked for."""
+    seconds = report["duration_us"] / 1e6
+    rate = report["requests"] / seconds if seconds else 0.0
+    errors = {kind: count for kind, count in report["errors"].items() if count}
+    details = {"requests": report["requests"], "seconds": round(seconds, 4), **report["latency_us"]}
+    if errors:
+        reason = "wrk saw errors: " + ", ".join(f"{count} {kind}" for kind, count in errors.items())
+        return Sample(rate, valid=False, reason=reason, details=details)
+    if not report["requests"]:
+        return Sample(0.0, valid=False, reason="wrk got no answer at all", details=details)
+    return Sample(rate, details=details)

@@ -1,0 +1,140 @@
+"""nginx, one to a host, as Debian ships it (nginx-light).
+
+Whatever the path, the answer is a body of the configured size; a path that ends in /download is answered with the
+download. Every answer names its host in ``X-Backend``. The body of a POST or PUT is read to its end first (by proxying
+to a Unix socket of the same nginx, which buffers requests), and its length comes back in ``X-Received``.
+
+It listens on a second port, the first plus one, with the same content. Contender `direct` uses that one, so that
+sockets which one contender leaves in TIME_WAIT never meet the other's.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lab.units import Size
+
+if TYPE_CHECKING:
+    from lab.topology import Host
+
+INLINE_LIMIT = 1024
+"""bytes of a body that are answered from the configuration; a longer one is a file"""
+CONNECT_SECONDS = 1.0
+
+_PATTERN = b"RAUTA routes HTTP in XDP. "
+
+_CONFIGURATION = Template("""\
+daemon off;
+user root;
+worker_processes 1;
+worker_rlimit_nofile 65536;
+pid $scratch/nginx.pid;
+error_log stderr warn;
+events { worker_connections 16384; }
+http {
+    access_log off;
+    default_type text/plain;
+    keepalive_requests 1000000000;
+    client_max_body_size 64m;
+    client_body_temp_path $scratch/bodies;
+    proxy_temp_path $scratch/proxied;
+    fastcgi_temp_path $scratch/fastcgi;
+    uwsgi_temp_path $scratch/uwsgi;
+    scgi_temp_path $scratch/scgi;
+    root $scratch/files;
+    add_header X-Backend $name always;
+    server {
+        listen $port backlog=4096;
+        listen $direct_port backlog=4096;
+        location / {
+            if ($$request_method ~ ^(POST|PUT)$$) { rewrite ^ /received last; }
+            $answer
+        }
+        location ~ /download$$ { rewrite ^ /download break; }
+        location = /received { internal; proxy_pass http://unix:$scratch/received.sock; }
+    }
+    server {
+        listen unix:$scratch/received.sock;
+        location / { add_header X-Received $$http_content_length; $answer }
+    }
+}
+""")
+
+
+class Nginx(BaseModel):
+    """``port``: where it listens; also on the next one. ``body``, ``download``: how much it answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: Annotated[int, Field(ge=1, le=65534)]
+    body: Size = 13
+    download: Size | None = None
+
+
+class Server(BaseModel):
+    """What each host of a cluster runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    nginx: Nginx
+
+    @property
+    def port(self) -> int:
+        """Where requests go that come through a router."""
+        return self.nginx.port
+
+    @property
+    def direct_port(self) -> int:
+        """Where requests go that come straight from the client."""
+        return self.nginx.port + 1
+
+    @property
+    def body(self) -> bytes:
+        """What it answers."""
+        return content(self.nginx.body)
+
+    @property
+    def download(self) -> bytes:
+        """What it answers to a path that ends in /download; empty if nothing in particular."""
+        return content(self.nginx.download or 0)
+
+    def start(self, host: Host, cluster: str, scratch: Path) -> None:
+        """Start nginx on a host and return when it accepts connections. ``scratch``: a folder of this host's own."""
+        files = scratch / "files"
+        files.mkdir()
+        (files / "body").write_bytes(self.body)
+        if self.nginx.download is not None:
+            (files / "download").write_bytes(self.download)
+        configuration = scratch / "nginx.conf"
+        configuration.write_text(self._configuration(host.name, scratch))
+        argv = ["nginx", "-p", str(scratch), "-c", str(configuration), "-e", "stderr"]
+        host.start(argv, name="nginx", ready=lambda: _accepts(str(host.address), self.port, self.direct_port))
+
+    def _configuration(self, name: str, scratch: Path) -> str:
+        inline = self.nginx.body <= INLINE_LIMIT
+        return _CONFIGURATION.substitute(
+            scratch=scratch,
+            name=name,
+            port=self.port,
+            direct_port=self.direct_port,
+            answer=f'return 200 "{self.body.decode()}";' if inline else "rewrite ^ /body break;",
+        )
+
+
+def content(size: int) -> bytes:
+    """What every server answers with: ``size`` bytes that anybody can compute."""
+    return (_PATTERN * (size // len(_PATTERN) + 1))[:size]
+
+
+def _accepts(address: str, *ports: int) -> bool:
+    for port in ports:
+        try:
+            socket.create_connection((address, port), timeout=CONNECT_SECONDS).close()
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,309 @@
+"""The network of a scenario: one namespace a host, all of it gone when the context ends.
+
+One kind so far, one-armed, as load balancers stand in data centres: everybody hangs on one switch, the router too.
+
+    client  198.18.0.1 ── eth0 ┐
+    router  198.18.0.2 ── eth0 ┤ fabric: a Linux bridge in a namespace of its own
+    web-1   198.18.0.11 ─ eth0 ┤
+    web-2   198.18.0.12 ─ eth0 ┘
+
+Nobody owns a VIP's address: clients reach it by a /32 route over the router, whose XDP program answers for it.
+Backends and clients route the outer addresses of encapsulated packets over the router, so that ICMP about them gets
+there.
+
+What veth needs for XDP, and why (kernel drivers/net/veth.c):
+
+* Frames that the router's program sends with XDP_TX reach the bridge only if the peer, the bridge's port, has an XDP
+  program too. A bare XDP_PASS is there. Otherwise they lie in the port's ring until something else wakes it.
+* A sender's unfinished checksum or unsegmented TCP cannot leave a host on a program's way out: transmit checksum
+  offload, and with it segmentation offload, is off on whoever sends into the router. Backends answer the client
+  directly and keep theirs.
+
+Every host knows everybody's MAC address from the start: no first packet waits for ARP. IPv6 is off: no stray packet of
+neighbour discovery gets into a counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyroute2 import IPRoute, NetlinkError
+
+from lab import namespaces, process
+from lab.errors import LabError
+from lab.state import Run, creating_namespaces
+from rauta.bpf import BpfObject, attach_xdp
+from rauta.namespaces import entered
+
+if TYPE_CHECKING:
+    from lab.scenario import Scenario
+    from rauta.config import Config
+
+INTERFACE = "eth0"
+BRIDGE = "switch"
+FABRIC = "fabric"
+SUBNET = IPv4Network("198.18.0.0/16")
+CLIENT_ADDRESS = IPv4Address("198.18.0.1")
+ROUTER_ADDRESS = IPv4Address("198.18.0.2")
+MAX_INTERFACE_NAME = 15
+INSTRUMENTS = Path(__file__).parent / "objects" / "instruments.bpf.o"
+SETUP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine of the network: a namespace with one interface."""
+
+    name: str
+    namespace: str
+    address: IPv4Address
+    logs: Path
+    cpus: tuple[int, ...] = ()
+    """where its programs run; empty: anywhere"""
+    interface: str = INTERFACE
+    _processes: list[process.Process] = field(default_factory=list, repr=False, compare=False)
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Move the calling thread into the host's network namespace, and back."""
+        return entered(self.namespace)
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        name: str,
+        cpus: Sequence[int] | None = None,
+        ready: Callable[[], bool] | None = None,
+    ) -> process.Process:
+        """Start a program on the host in the background; it ends with the network at the latest.
+
+        Args:
+            argv: program and arguments.
+            name: for messages and the log's file name.
+            cpus: CPUs it may use; None for the host's.
+            ready: polled, in the host's namespace, until it holds.
+
+        Raises:
+            CommandError: it could not be started, or ended before it was ready.
+            NotReady: it did not become ready in time.
+        """
+        with self.entered():
+            started = process.Process(
+                argv, name=name, log=self.logs / f"{self.name}-{name}.log", cpus=self.cpus if cpus is None else cpus
+            )
+            self._processes.append(started)
+            if ready is not None:
+                started.wait_ready(ready)
+        return started
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        cpus: Sequence[int] | None = None,
+        check: bool = True,
+        input: str | bytes | None = None,
+    ) -> process.Completed:
+        """Run a program on the host to its end; see ``lab.process.run``."""
+        with self.entered():
+            return process.run(
+                argv,
+                timeout=timeout,
+                cpus=self.cpus if cpus is None else cpus,
+                check=check,
+                input=input,
+                log=self.logs / f"{self.name}-commands.jsonl",
+            )
+
+    def sysctl(self, name: str, value: str | None = None) -> str:
+        """Read, or first write, a sysctl of the host's namespace, such as ``net.ipv4.tcp_timestamps``.
+
+        Returns:
+            the value before writing.
+        """
+        path = Path("/proc/sys") / name.replace(".", "/")
+        with self.entered():
+            before = path.read_text().strip()
+            if value is not None:
+                path.write_text(value)
+        return before
+
+    def tcp_counters(self) -> dict[str, int]:
+        """The namespace's counters (/proc/net/snmp and netstat), by names such as ``TcpExt.TCPSynRetrans``."""
+        counters: dict[str, int] = {}
+        with self.entered():
+            for file in ("snmp", "netstat"):
+                # /proc/net would be that of the process's first thread, wherever this one is.
+                lines = Path(f"/proc/thread-self/net/{file}").read_text().splitlines()
+                for names, values in zip(lines[::2], lines[1::2], strict=True):
+                    group, *columns = names.split()
+                    counters |= {
+                        f"{group}{column}".replace(":", "."): int(value)
+                        for column, value in zip(columns, values.split()[1:], strict=True)
+                    }
+        return counters
+
+    def stop_all(self) -> None:
+        """End everything that was started here."""
+        while self._processes:
+            self._processes.pop().stop()
+
+
+class Network:
+    """The hosts of a scenario while they exist."""
+
+    def __init__(self, run: Run, hosts: Iterable[Host], clusters: Mapping[str, Sequence[str]]) -> None:
+        self.run = run
+        self.hosts: Mapping[str, Host] = {host.name: host for host in hosts}
+        self._clusters = clusters
+
+    @property
+    def client(self) -> Host:
+        """The host from which requests come."""
+        return self.hosts["client"]
+
+    @property
+    def router(self) -> Host:
+        """The host through which routed requests go."""
+        return self.hosts["router"]
+
+    @property
+    def clusters(self) -> Mapping[str, Sequence[str]]:
+        """Names of the backends of each cluster, in the order of the routing file."""
+        return self._clusters
+
+    def servers(self, cluster: str) -> list[Host]:
+        """The hosts of a cluster's backends, in the order of the routing file."""
+        return [self.hosts[name] for name in self._clusters[cluster]]
+
+
+@contextmanager
+def build(scenario: Scenario, run: Run, logs: Path) -> Iterator[Network]:
+    """Build the network that a scenario names.
+
+    Args:
+        scenario: says which hosts, and how they are connected.
+        run: under whose name; nothing of it may exist yet.
+        logs: an existing folder for the logs of all programs.
+    """
+    config = scenario.routing.config
+    hosts = _hosts(scenario, config, run, logs)
+    clusters = {cluster.name: [backend.name for backend in cluster.backends] for cluster in config.clusters}
+    fabric = Host(FABRIC, run.prefix + FABRIC, IPv4Address(0), logs)
+    with ExitStack() as undo:
+        for host in (fabric, *hosts):
+            undo.callback(namespaces.remove, host.namespace)
+            with creating_namespaces():
+                namespaces.create(host.namespace)
+            undo.callback(host.stop_all)
+            host.sysctl("net.ipv6.conf.all.disable_ipv6", "1")
+        try:
+            _connect(fabric, hosts, scenario.topology.link.mtu)
+            for host in hosts:
+                _configure(host, hosts, config)
+        except NetlinkError as error:
+            advice = "`python -m lab doctor` shows what this kernel lacks."
+            raise LabError(f"building the network of {scenario.name}", str(error), advice) from error
+        undo.enter_context(_ready_for_xdp_tx(fabric, hosts))
+        yield Network(run, hosts, clusters)
+
+
+@contextmanager
+def spare_namespace(run: Run, name: str) -> Iterator[str]:
+    """A namespace of the run's that is connected to nothing, for instruments that need a place of their own."""
+    namespace = run.prefix + name
+    with creating_namespaces():
+        namespaces.create(namespace)
+    try:
+        yield namespace
+    finally:
+        namespaces.remove(namespace)
+
+
+def _hosts(scenario: Scenario, config: Config, run: Run, logs: Path) -> list[Host]:
+    cpus = scenario.topology.cpus
+
+    def host(name: str, address: IPv4Address, cpus: Sequence[int]) -> Host:
+        return Host(name, run.prefix + name, address, logs, tuple(cpus))
+
+    return [
+        host("client", CLIENT_ADDRESS, cpus.client),
+        host("router", ROUTER_ADDRESS, cpus.router),
+        *(
+            host(backend.name, backend.address, cpus.servers)
+            for cluster in config.clusters
+            for backend in cluster.backends
+        ),
+    ]
+
+
+def _port(host: Host) -> str:
+    """The name of the switch's port towards a host."""
+    return host.name if len(host.name) <= MAX_INTERFACE_NAME else f"p{host.address}"
+
+
+def _connect(fabric: Host, hosts: Sequence[Host], mtu: int) -> None:
+    """A switch, and a cable from it to every host."""
+    with fabric.entered(), IPRoute() as netlink:
+        netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, mtu=mtu)
+        switch = _index(netlink, BRIDGE)
+        netlink.link("set", index=switch, state="up")
+        for host in hosts:
+            port = _port(host)
+            peer: dict[str, Any] = {"ifname": host.interface, "net_ns_fd": host.namespace, "mtu": mtu}
+            netlink.link("add", ifname=port, kind="veth", mtu=mtu, peer=peer)
+            netlink.link("set", index=_index(netlink, port), master=switch, state="up")
+
+
+def _configure(host: Host, hosts: Sequence[Host], config: Config) -> None:
+    """Addresses, routes and neighbours of one host."""
+    with host.entered(), IPRoute() as netlink:
+        netlink.link("set", index=_index(netlink, "lo"), state="up")
+        index = _index(netlink, host.interface)
+        netlink.link("set", index=index, address=_mac(host), state="up")
+        netlink.addr("add", index=index, address=str(host.address), prefixlen=SUBNET.prefixlen)
+        for other in hosts:
+            if other is not host:
+                netlink.neigh("add", dst=str(other.address), lladdr=_mac(other), ifindex=index, state="permanent")
+        for destination in _routes(host, config):
+            netlink.route("add", dst=str(destination), gateway=str(ROUTER_ADDRESS), oif=index)
+    if host.name in ("client", "router"):
+        host.run(["ethtool", "-K", host.interface, "tx", "off"], timeout=SETUP_SECONDS)
+
+
+def _routes(host: Host, config: Config) -> list[IPv4Network]:
+    """What a host reaches over the router."""
+    if host.name == "router":
+        return []
+    vips = {IPv4Network(vip.address) for vip in config.vips} if host.name == "client" else set()
+    return [*sorted(vips), config.encapsulation.source]
+
+
+def _mac(host: Host) -> str:
+    """A locally administered MAC address, made from the IPv4 address so that captures are easy to read."""
+    return "02:00:" + ":".join(f"{byte:02x}" for byte in host.address.packed)
+
+
+def _index(netlink: IPRoute, name: str) -> int:
+    return int(netlink.link_lookup(ifname=name)[0])
+
+
+@contextmanager
+def _ready_for_xdp_tx(fabric: Host, hosts: Sequence[Host]) -> Iterator[None]:
+    """A bare XDP_PASS on the switch's port towards the router."""
+    router = next(host for host in hosts if host.name == "router")
+    with BpfObject.open(INSTRUMENTS) as instruments:
+        instruments.load()
+        with fabric.entered(), IPRoute() as netlink:
+            attachment = attach_xdp(_index(netlink, _port(router)), instruments.programs["xdp_pass"], mode="native")
+    try:
+        yield
+    finally:
+        with fabric.entered():
+            attachment.detach()
