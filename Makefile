@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+#
+# The ways in. Each target prepares what it needs and this machine lacks, and is quick when nothing is missing.
+#
+#   PYTHON=python3.12   another interpreter for .venv (at least 3.11)
+#   PYTEST_ARGS='-k x'  more arguments for pytest
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+clang := clang-19
+python := .venv/bin/python
+machine := $(shell uname -m)
+bpf_arch := $(patsubst x86_64,x86,$(patsubst aarch64,arm64,$(machine)))
+# Unused parameters are no mistake here: a program's only one, its context, is the kernel's choice.
+bpf_flags := -O2 -g -Wall -Wextra -Wno-unused-parameter -Werror -target bpf -mcpu=v3 -D__TARGET_ARCH_$(bpf_arch) \
+	-I/usr/include/$(machine)-linux-gnu -Ibpf
+objects := $(patsubst bpf/%.bpf.c,rauta/objects/%.bpf.o,$(wildcard bpf/*.bpf.c)) \
+	$(patsubst lab/bpf/%.bpf.c,lab/objects/%.bpf.o,$(wildcard lab/bpf/*.bpf.c))
+
+.PHONY: help
+help: ## List the targets.
+	@echo "RAUTA: HTTP routing in XDP. On Debian 12 (root, kernel 6.9 or newer): make demo"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: | root setup ## Route real requests between namespaces, prove it, measure it, print the verdict.
+	@$(python) -m lab run scenarios/quickstart.yaml
+
+.PHONY: test
+test: | root setup ## Run all tests: units, packets, real traffic, the smoke profile of each scenario.
+	@$(python) -m pytest $(PYTEST_ARGS)
+
+.PHONY: setup
+setup: | packages environment bpf ## Install what is missing: Debian packages, .venv, compiled BPF programs.
+
+.PHONY: bpf
+bpf: $(objects) ## Compile the BPF programs.
+
+.PHONY: lint
+lint: | environment ## Check style (ruff) and types (mypy --strict).
+	@$(python) -m ruff check
+	@$(python) -m ruff format --check
+	@$(python) -m mypy
+
+.PHONY: clean
+clean: ## Remove build products, caches, and what killed runs of the lab left behind.
+	@rm -rf rauta/objects lab/objects build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find rauta lab tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -f .venv/.complete ]; then $(python) -B -m lab clean; fi
+
+# ---- steps of the above --------------------------------------------------------------------------------
+
+# Said first, before anything is installed or built.
+.PHONY: root
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "make $(MAKECMDGOALS): this loads BPF programs and builds network namespaces, which takes root: run 'sudo make $(MAKECMDGOALS)'." >&2; exit 2; }
+
+.PHONY: packages
+packages:
+	@scripts/install-packages
+
+.PHONY: environment
+environment: | packages
+	@scripts/create-environment
+
+rauta/objects/%.bpf.o: bpf/%.bpf.c Makefile | packages
+	@mkdir -p $(@D)
+	$(clang) $(bpf_flags) -MMD -MP -c $< -o $@
+
+lab/objects/%.bpf.o: lab/bpf/%.bpf.c Makefile | packages
+	@mkdir -p $(@D)
+	$(clang) $(bpf_flags) -MMD -MP -c $< -o $@
+
+-include $(objects:.o=.d)
