@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The agent: tc on the backend's own interface. Ingress takes what the router encapsulated to the server's socket, and creates that socket from the first
- * request; egress gives the answers the VIP's address. docs/architecture.md follows a connection through it.
+ * The agent: tc on the backend's own interface. Ingress takes what the router encapsulated to the server's
+ * socket, and creates that socket from the first request; egress gives the answers the VIP's address.
+ * docs/architecture.md follows a connection through it.
  */
 #include "deliver.h"
 #include "respond.h"
@@ -10,7 +11,8 @@
 SEC("tc")
 int rauta_agent_ingress(struct __sk_buff *skb)
 {
-	enum verdict verdict = (skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC ? deliver_again(skb) : receive(skb);
+	enum verdict verdict =
+		(skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC ? deliver_again(skb) : receive(skb);
 
 	count(verdict);
 	if (verdict >= VERDICT_AGENT_AGAIN)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Maglev (Eisenbud et al., NSDI '16): the control plane fills a table of 65537 slots for each cluster, a lookup is one multiplication and one read.
- * A table is replaced whole by replacing the inner map, so no packet sees a half-written one.
+ * Maglev (Eisenbud et al., NSDI '16): the control plane fills a table of 65537 slots for each cluster, a
+ * lookup is one multiplication and one read. A table is replaced whole by replacing the inner map, so no
+ * packet sees a half-written one.
  */
 #pragma once
 

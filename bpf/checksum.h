@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Internet checksum (RFC 1071) over what the programs write themselves. Sums are of 32-bit words as they stand in memory. */
+/* Internet checksum (RFC 1071) over what the programs write themselves. Sums are of 32-bit words as they
+ * stand in memory. */
 #pragma once
 
 #include "kernel.h"

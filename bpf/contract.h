@@ -9,6 +9,8 @@
  */
 #pragma once
 
+/* clang-format off: tables, laid out by hand */
+
 #include <linux/bpf.h>
 #include <linux/types.h>
 
@@ -35,7 +37,8 @@
 
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
- * It is a hint that saves the agent a cookie check on every other packet, never a permission: the cookie is that.
+ * It is a hint that saves the agent a cookie check on every other packet, never a permission: the cookie is
+ * that.
  */
 #define OUTER_ID_LATER	0
 #define OUTER_ID_OPENS	1	/* carries the first request of a connection (or its retransmission) */
@@ -96,7 +99,8 @@ struct host_key {		/* map hosts: exact host names of a VIP */
 
 struct host {
 	__u32 id;		/* 1.. unique over all VIPs; any_host ids are drawn from the same range */
-	__u32 shapes;		/* bit d: some prefix route of this host has d segments; SHAPE_EXACT: it has exact paths. What no route has is not looked up. */
+	__u32 shapes;		/* bit d: a prefix route of this host has d segments; SHAPE_EXACT: it has exact paths.
+				 * What no route has is not looked up. */
 	char name[MAX_HOST];	/* lower case, zero-padded: compared after the hash matched */
 };
 
@@ -120,15 +124,17 @@ struct path {
  * words_hash(name):  h = route_key;  mix in the name's words of 8 bytes, the last one zero-padded
  *                    (a name of 8k bytes has k words).
  * path_hash(path):   h = route_key;  every segment "/seg" mixes in the words of `seg` followed by one '/',
- *                    zero-padded: "abc" is the word "abc/", "abcdefgh" the words "abcdefgh" and "/", "" is "/".
- *                    So the hash of a path's first d segments is a by-product of hashing the whole path, and
- *                    the prefix "/" has the hash route_key. An exact path with a trailing slash has an empty last segment.
+ *                    zero-padded: "abc" is the word "abc/", "abcdefgh" the words "abcdefgh" and "/",
+ *                    "" is "/". So the hash of a path's first d segments is a by-product of hashing the
+ *                    whole path, and the prefix "/" has the hash route_key. An exact path with a trailing
+ *                    slash has an empty last segment.
  * Collisions cost nothing but a miss: what was matched is compared byte for byte.
  */
 
 /* ---- router: clusters and backends -------------------------------------------------------------- */
 
-struct maglev_slots {		/* inner maps of `clusters` (array of maps, by cluster index): slot s is backend[s & 3] of entry s >> 2 */
+struct maglev_slots {		/* inner maps of `clusters`, an array of maps by cluster index: slot s is
+				 * backend[s & 3] of entry s >> 2 */
 	__u16 backend[4];
 };
 
@@ -150,7 +156,7 @@ struct tuple {			/* client -> server, as in the packets the client sends */
 /*
  * flow_hash(tuple): h = flow_key;  mix(h, client | server << 32);  mix(h, client_port | server_port << 16), the
  * fields as they stand in memory (network byte order read as little-endian integers).
- * Maglev slot = (h >> 32) * MAGLEV_SLOTS >> 32. Outer source = prefix | (h & ~mask), see `encapsulation_*`.
+ * Maglev slot = (h >> 32) * MAGLEV_SLOTS >> 32. Outer source = prefix | (h & ~mask), see encap.h.
  */
 
 enum flow_state {
@@ -178,8 +184,8 @@ struct flow {			/* only ever inserted after a valid cookie */
 };
 
 /*
- * Map flows: an array of sets; set number = (flow_hash & 0xffffffff) * flow_sets >> 32, tag = (flow_hash >> 24 & 0xffffffff) | 1.
- * Why not the kernel's LRU hash: see bpf/flow.h.
+ * Map flows: an array of sets; set number = (flow_hash & 0xffffffff) * flow_sets >> 32,
+ * tag = (flow_hash >> 24 & 0xffffffff) | 1. Why not the kernel's LRU hash: see flow.h.
  */
 struct flow_set {
 	struct bpf_spin_lock lock; /* held to write, never to read */
@@ -202,11 +208,13 @@ struct service {		/* map services, by struct vip_key: what this host serves */
 
 enum mapping_state {
 	MAPPING_OPEN = 1,	/* egress has shown a segment of the socket */
-	MAPPING_CLEARING = 2,	/* an old socket is being reset; segments go round once more until it is gone */
-	MAPPING_OPENING = 3,	/* the first request was given to the listener; a full accept queue may yet have dropped it */
+	MAPPING_CLEARING = 2,	/* an old socket is being reset; segments go round until it is gone */
+	MAPPING_OPENING = 3,	/* the first request was given to the listener; a full accept queue may yet
+				 * have dropped it */
 };
 
-struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address and port as server), and socket storage `connections` */
+struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address and port as server),
+				 * and socket storage `connections` */
 	__be32 vip;
 	__be16 vip_port;
 	__u16 state;		/* enum mapping_state */
@@ -254,7 +262,7 @@ enum verdict {
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
 	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
-	DROP_NO_ROOM,			/* the packet could not be read, grown or stored: driver without headroom, flow table full */
+	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
 
 	/* Router: answered by XDP_TX */

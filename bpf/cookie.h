@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The cookie: the sequence number of a SYN-ACK that was sent without keeping state. It proves, when it comes back, that the
- * client really received that SYN-ACK, and carries the options of the SYN. Its layout is in contract.h.
+ * The cookie: the sequence number of a SYN-ACK that was sent without keeping state. It proves, when it
+ * comes back, that the client really received that SYN-ACK, and carries the options of the SYN. Its layout
+ * is in contract.h.
  *
- * 24 bits of a keyed hash are what Linux's own SYN cookies have (net/ipv4/syncookies.c, COOKIEBITS): a blind
- * attacker needs 2^24 guesses per live key for one connection that he then can't read from.
+ * 24 bits of a keyed hash are what Linux's own SYN cookies have (net/ipv4/syncookies.c, COOKIEBITS): a
+ * blind attacker needs 2^24 guesses per live key for one connection that he then can't read from.
  */
 #pragma once
 
@@ -21,7 +22,8 @@ struct {
 
 static const __u16 cookie_mss[4] = COOKIE_MSS_VALUES;
 
-static __always_inline __u32 cookie_compute(const struct cookie_keys *keys, const struct tuple *tuple, __u32 isn, __u8 options)
+static __always_inline __u32 cookie_compute(const struct cookie_keys *keys, const struct tuple *tuple,
+					    __u32 isn, __u8 options)
 {
 	__u64 addresses = (__u64)tuple->server << 32 | tuple->client;
 	__u64 rest = (__u64)isn << 32 | (__u32)tuple->server_port << 16 | tuple->client_port;
@@ -36,7 +38,8 @@ static __always_inline __u8 cookie_mss_index(__u16 mss)
 }
 
 /* The cookie for a SYN with initial sequence number `isn`; 0 and *cookie on success. */
-static __always_inline int cookie_make(const struct tuple *tuple, __u32 isn, const struct option_bytes *syn, __u32 *cookie)
+static __always_inline int cookie_make(const struct tuple *tuple, __u32 isn, const struct option_bytes *syn,
+				       __u32 *cookie)
 {
 	__u32 zero = 0;
 	const struct cookie_keys *keys = bpf_map_lookup_elem(&cookie_keys, &zero);
@@ -50,7 +53,8 @@ static __always_inline int cookie_make(const struct tuple *tuple, __u32 isn, con
 	return 0;
 }
 
-/* Is `cookie` what this tuple's SYN with number `isn` was answered with, under a live key? Global: verified once, called from several places. */
+/* Is `cookie` what this tuple's SYN with number `isn` was answered with, under a live key? Global: verified
+ * once, called from several places. */
 __noinline int cookie_check(const struct tuple *tuple, __u32 isn, __u32 cookie)
 {
 	__u32 zero = 0;

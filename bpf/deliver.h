@@ -6,15 +6,16 @@
 #include "open.h"
 #include "translate.h"
 
-const volatile __be32 routers_prefix;	/* the encapsulation sources of the routers: a filter, not authentication */
+const volatile __be32
+	routers_prefix; /* the encapsulation sources of the routers: a filter, not authentication */
 const volatile __be32 routers_mask;
 
-struct arrival {		/* an inner packet, as it stands once decapsulated */
-	struct tuple tuple;	/* before the translation: client -> VIP; after it: client -> server */
+struct arrival {	    /* an inner packet, as it stands once decapsulated */
+	struct tuple tuple; /* before the translation: client -> VIP; after it: client -> server */
 	__u32 seq;
 	__u32 ack;
-	__u32 header_length;	/* TCP, bytes */
-	__u32 length;		/* of the payload, bytes */
+	__u32 header_length; /* TCP, bytes */
+	__u32 length;	     /* of the payload, bytes */
 };
 
 static __always_inline int read_arrival(struct __sk_buff *skb, struct arrival *arrival)
@@ -26,7 +27,8 @@ static __always_inline int read_arrival(struct __sk_buff *skb, struct arrival *a
 		return 0;
 	length = bpf_ntohs(headers.ip->tot_len);
 	arrival->header_length = tcp_header_length(headers.tcp);
-	if (arrival->header_length < TCP_LENGTH || IP_LENGTH + arrival->header_length > length || ETH_LENGTH + length > skb->len)
+	if (arrival->header_length < TCP_LENGTH || IP_LENGTH + arrival->header_length > length ||
+	    ETH_LENGTH + length > skb->len)
 		return 0;
 	arrival->length = length - IP_LENGTH - arrival->header_length;
 	arrival->tuple.client = headers.ip->saddr;
@@ -46,8 +48,9 @@ static __always_inline enum verdict wait_for_clearing(struct __sk_buff *skb)
 }
 
 /*
- * A later packet, translated. Where only the listener would get it, and the connection is not known to have opened, it has overtaken the first request: the
- * kernel would reset the connection, so it is dropped and comes again. Where the connection did open and its socket is gone, the reset is right.
+ * A later packet, translated. Where only the listener would get it, and the connection is not known to have
+ * opened, it has overtaken the first request: the kernel would reset the connection, so it is dropped and
+ * comes again. Where the connection did open and its socket is gone, the reset is right.
  */
 static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const struct tuple *local)
 {
@@ -67,7 +70,8 @@ static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const s
 	return live ? AGENT_DELIVERED : AGENT_DROP_UNOPENED;
 }
 
-/* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs. */
+/* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs.
+ */
 static __always_inline enum verdict deliver(struct __sk_buff *skb, int opens)
 {
 	struct vip_key key = {};
@@ -85,7 +89,8 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, int opens)
 		return AGENT_DROP_NOT_SERVED;
 	if (opens && (!arrival.length || !cookie_check(tuple, arrival.seq - 1, arrival.ack - 1)))
 		return AGENT_DROP_COOKIE;
-	if (rewrite(skb, IP_OFFSET(daddr), TCP_OFFSET(dest), tuple->server, tuple->server_port, service->address, service->port))
+	if (rewrite(skb, IP_OFFSET(daddr), TCP_OFFSET(dest), tuple->server, tuple->server_port,
+		    service->address, service->port))
 		return AGENT_DROP_MALFORMED;
 	tuple->server = service->address;
 	tuple->server_port = service->port;
@@ -117,14 +122,15 @@ static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
 	return open_connection(skb, &arrival.tuple, &mapping, arrival.header_length);
 }
 
-/* A plain SYN opens a direct connection: what an earlier, routed one left on its tuple must not translate it. */
+/* A plain SYN opens a direct connection: what an earlier, routed one left on its tuple must not translate
+ * it. */
 static __always_inline enum verdict pass_plain(const struct iphdr *ip, const void *end)
 {
 	const struct tcphdr *tcp = (const void *)(ip + 1);
 	struct tuple tuple;
 
-	if (ip->protocol != IPPROTO_TCP || ip->ihl != 5 || ip->frag_off & IP_FRAGMENT || (const void *)(tcp + 1) > end ||
-	    (tcp_flags(tcp) & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+	if (ip->protocol != IPPROTO_TCP || ip->ihl != 5 || ip->frag_off & IP_FRAGMENT ||
+	    (const void *)(tcp + 1) > end || (tcp_flags(tcp) & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return AGENT_PASS;
 	tuple.client = ip->saddr;
 	tuple.server = ip->daddr;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IPIP (RFC 2003) to a backend. The outer source differs from flow to flow, so that the receiver's RSS spreads them; it lies in a prefix that
- * routes back to the router, or ICMP errors about the outer packet would be lost.
+ * IPIP (RFC 2003) to a backend. The outer source differs from flow to flow, so that the receiver's RSS
+ * spreads them; it lies in a prefix that routes back to the router, or ICMP errors about the outer packet
+ * would be lost.
  */
 #pragma once
 
@@ -13,7 +14,8 @@
 const volatile __be32 encapsulation_prefix;
 const volatile __be32 encapsulation_mask;
 
-static __always_inline void write_outer(struct iphdr *outer, const struct segment *segment, __be32 destination, __u16 id)
+static __always_inline void write_outer(struct iphdr *outer, const struct segment *segment,
+					__be32 destination, __u16 id)
 {
 	__u32 spread = segment->hash;
 
@@ -32,8 +34,8 @@ static __always_inline void write_outer(struct iphdr *outer, const struct segmen
 }
 
 /* Sends the packet to the backend: returns `verdict`, or why it was dropped. */
-static __noinline enum verdict encapsulate(struct xdp_md *ctx, const struct segment *segment, __u32 index, __u16 id,
-						enum verdict verdict)
+static __noinline enum verdict encapsulate(struct xdp_md *ctx, const struct segment *segment, __u32 index,
+					   __u16 id, enum verdict verdict)
 {
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
 	int padding = segment->frame - ETH_LENGTH - segment->ip_length;

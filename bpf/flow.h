@@ -2,12 +2,14 @@
 /*
  * The flow table: which backend a connection has, and where in its byte stream the next request must start.
  *
- * A set-associative cache in an array map: the keyed flow_hash chooses a set of eight entries. A full set loses the entry that was
- * not used since the clock hand passed it; a client cannot aim at somebody else's set without the key. The kernel's LRU hash costs 52 ns for a look-up and
- * 145 ns for an insertion here (docs/performance.md), this one about a tenth of that, and its memory is as fixed.
+ * A set-associative cache in an array map: the keyed flow_hash chooses a set of eight entries. A full set
+ * loses the entry that was not used since the clock hand passed it; a client cannot aim at somebody else's
+ * set without the key. The kernel's LRU hash costs 52 ns for a look-up and 145 ns for an insertion here
+ * (docs/performance.md), this one about a tenth of that, and its memory is as fixed.
  *
- * Readers take no lock. Writers do, and look again whether the entry is still their tuple's. A reader that races with an eviction may send
- * one packet to the backend of another flow, whose agent drops it: it has no socket on the tuple.
+ * Readers take no lock. Writers do, and look again whether the entry is still their tuple's. A reader that
+ * races with an eviction may send one packet to the backend of another flow, whose agent drops it: it has
+ * no socket on the tuple.
  */
 #pragma once
 
@@ -17,16 +19,16 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16384);	/* the configuration's `flows` / FLOW_WAYS */
+	__uint(max_entries, 16384); /* the configuration's `flows` / FLOW_WAYS */
 	__type(key, __u32);
 	__type(value, struct flow_set);
 } flows SEC(".maps");
 
-const volatile __u32 flow_sets = 16384;	/* the same number */
+const volatile __u32 flow_sets = 16384; /* the same number */
 
 struct entry {
 	struct flow_set *set;
-	struct flow *flow;	/* NULL: the set has none for the tuple */
+	struct flow *flow; /* NULL: the set has none for the tuple */
 };
 
 static __always_inline __u32 flow_tag(__u64 hash)
@@ -36,12 +38,14 @@ static __always_inline __u32 flow_tag(__u64 hash)
 
 static __always_inline int same_tuple(const struct tuple *a, const struct tuple *b)
 {
-	return a->client == b->client && a->server == b->server && a->client_port == b->client_port && a->server_port == b->server_port;
+	return a->client == b->client && a->server == b->server && a->client_port == b->client_port &&
+	       a->server_port == b->server_port;
 }
 
 static __always_inline struct entry find_flow(const struct segment *segment)
 {
-	__u32 index = (segment->hash & 0xffffffff) * flow_sets >> 32, tag = flow_tag(segment->hash), found = FLOW_WAYS;
+	__u32 index = (segment->hash & 0xffffffff) * flow_sets >> 32, tag = flow_tag(segment->hash),
+	      found = FLOW_WAYS;
 	struct entry entry = { .set = bpf_map_lookup_elem(&flows, &index) };
 	struct flow *flow;
 
@@ -63,7 +67,8 @@ static __always_inline struct entry find_flow(const struct segment *segment)
 	return entry;
 }
 
-/* The way to write a new entry with this tag to: the one that has it, an empty one, or the next that was not used lately. The lock is held. */
+/* The way to write a new entry with this tag to: the one that has it, an empty one, or the next that was
+ * not used lately. The lock is held. */
 static __always_inline __u32 choose_way(struct flow_set *set, __u32 tag)
 {
 	__u32 hand = set->hand, empty = FLOW_WAYS;
@@ -101,7 +106,8 @@ static __always_inline __u32 data_end(const struct segment *segment)
 	return segment_end(segment) + (segment->flags & TCP_FIN ? 1 : 0);
 }
 
-/* A blank entry for the connection that the segment, its first data, opens; in the scratch map, of this CPU until the program ends. */
+/* A blank entry for the connection that the segment, its first data, opens; in the scratch map, of this CPU
+ * until the program ends. */
 static __always_inline struct flow *new_flow(const struct segment *segment)
 {
 	struct scratch *scratch = get_scratch();
@@ -119,7 +125,8 @@ static __always_inline struct flow *new_flow(const struct segment *segment)
 }
 
 /* Makes or replaces the tuple's entry. */
-static __always_inline void put_flow(struct flow_set *set, const struct segment *segment, const struct flow *flow)
+static __always_inline void put_flow(struct flow_set *set, const struct segment *segment,
+				     const struct flow *flow)
 {
 	__u32 tag = flow_tag(segment->hash), way;
 
@@ -131,25 +138,28 @@ static __always_inline void put_flow(struct flow_set *set, const struct segment 
 	bpf_spin_unlock(&set->lock);
 }
 
-/* The first data of the very connection that the entry is about. What else starts a request, with a valid cookie, is of a new one. */
+/* The first data of the very connection that the entry is about. What else starts a request, with a valid
+ * cookie, is of a new one. */
 static __always_inline int is_flows_own(const struct flow *flow, const struct segment *segment)
 {
-	return segment->seq == flow->request_seq || (segment->seq - 1 == flow->isn && segment->ack - 1 == flow->cookie);
+	return segment->seq == flow->request_seq ||
+	       (segment->seq - 1 == flow->isn && segment->ack - 1 == flow->cookie);
 }
 
 /* Runs `change` on the entry's flow unless it was evicted a moment ago. */
-#define CHANGE_FLOW(entry, segment, change)						\
-	do {										\
-		struct flow *flow = (entry)->flow;					\
-											\
-		bpf_spin_lock(&(entry)->set->lock);					\
-		if (same_tuple(&flow->tuple, &(segment)->tuple)) {			\
-			change;								\
-		}									\
-		bpf_spin_unlock(&(entry)->set->lock);					\
+#define CHANGE_FLOW(entry, segment, change)                                                                \
+	do {                                                                                               \
+		struct flow *flow = (entry)->flow;                                                         \
+                                                                                                           \
+		bpf_spin_lock(&(entry)->set->lock);                                                        \
+		if (same_tuple(&flow->tuple, &(segment)->tuple)) {                                         \
+			change;                                                                            \
+		}                                                                                          \
+		bpf_spin_unlock(&(entry)->set->lock);                                                      \
 	} while (0)
 
-/* The client's FIN or RST exactly where the stream stands: nothing is decided by it, a spoofed one would have to guess. */
+/* The client's FIN or RST exactly where the stream stands: nothing is decided by it, a spoofed one would
+ * have to guess. */
 static __always_inline void note_closing(const struct entry *entry, const struct segment *segment)
 {
 	if (segment_end(segment) == entry->flow->next_request_seq && entry->flow->state == FLOW_OPEN)
@@ -162,7 +172,8 @@ static __always_inline void note_syn(const struct entry *entry, const struct seg
 	CHANGE_FLOW(entry, segment, flow->syn_isn = segment->seq; flow->syn_seen = 1);
 }
 
-static __always_inline void set_request(struct flow *flow, const struct segment *segment, __u16 head, __u32 body)
+static __always_inline void set_request(struct flow *flow, const struct segment *segment, __u16 head,
+					__u32 body)
 {
 	flow->request_seq = segment->seq;
 	flow->next_request_seq = segment->seq + head + body;
@@ -172,7 +183,8 @@ static __always_inline void set_request(struct flow *flow, const struct segment 
 		flow->state = FLOW_CLOSING;
 }
 
-static __always_inline void set_answered(struct flow *flow, const struct segment *segment, __u32 ack, enum verdict answer)
+static __always_inline void set_answered(struct flow *flow, const struct segment *segment, __u32 ack,
+					 enum verdict answer)
 {
 	flow->request_seq = segment->seq;
 	flow->next_request_seq = ack;
@@ -180,7 +192,8 @@ static __always_inline void set_answered(struct flow *flow, const struct segment
 	flow->answer = answer;
 }
 
-static __always_inline void note_request(const struct entry *entry, const struct segment *segment, const struct request *request)
+static __always_inline void note_request(const struct entry *entry, const struct segment *segment,
+					 const struct request *request)
 {
 	__u16 head = request->head_length;
 	__u32 body = request->content_length;

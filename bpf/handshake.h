@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The connection before its first request: everything is answered from the cookie, nothing is remembered. */
+/* The connection before its first request: everything is answered from the cookie, nothing is remembered.
+ */
 #pragma once
 
 #include "cookie.h"
@@ -25,7 +26,10 @@ static __always_inline void put_syn_ack_options(struct reply *reply, const struc
 		at = 8;
 	}
 	if (syn->wscale != COOKIE_NO_WSCALE) {
-		put32(reply->options + (at == 16 ? 16 : at == 8 ? 8 : 4), bpf_htonl(0x01030300 | ROUTER_WSCALE));
+		put32(reply->options + (at == 16  ? 16
+					: at == 8 ? 8
+						  : 4),
+		      bpf_htonl(0x01030300 | ROUTER_WSCALE));
 		at += 4;
 	}
 	reply->options_length = at;
@@ -36,7 +40,10 @@ static __always_inline enum verdict answer_syn(struct xdp_md *ctx, const struct 
 {
 	const struct option_bytes *syn = load_options(ctx, segment);
 	struct reply reply = {
-		.ack = segment->seq + 1, .window = ROUTER_WINDOW, .flags = TCP_SYN | TCP_ACK, .answer = -1,
+		.ack = segment->seq + 1,
+		.window = ROUTER_WINDOW,
+		.flags = TCP_SYN | TCP_ACK,
+		.answer = -1,
 	};
 
 	if (!syn || cookie_make(&segment->tuple, segment->seq, syn, &reply.seq))
@@ -46,8 +53,9 @@ static __always_inline enum verdict answer_syn(struct xdp_md *ctx, const struct 
 }
 
 /*
- * A segment that carries no data and belongs to a connection that has not said anything yet; UNDECIDED if its cookie does not say so.
- * Clients keep idle connections alive with probes whose number is one back, and some of them with one byte of data.
+ * A segment that carries no data and belongs to a connection that has not said anything yet; UNDECIDED if
+ * its cookie does not say so. Clients keep idle connections alive with probes whose number is one back, and
+ * some of them with one byte of data.
  */
 static __noinline enum verdict answer_idle(struct xdp_md *ctx, const struct segment *segment)
 {
@@ -60,7 +68,8 @@ static __noinline enum verdict answer_idle(struct xdp_md *ctx, const struct segm
 			return DROP_HANDSHAKE_ACK;
 		return send_acknowledgement(ctx, segment, cookie, TCP_FIN | TCP_ACK, TX_CLOSE);
 	}
-	if (segment->length <= 1 && !(segment->flags & TCP_FIN) && cookie_check(&segment->tuple, segment->seq, cookie))
+	if (segment->length <= 1 && !(segment->flags & TCP_FIN) &&
+	    cookie_check(&segment->tuple, segment->seq, cookie))
 		return send_acknowledgement(ctx, segment, cookie, TCP_ACK, TX_KEEPALIVE);
 	return UNDECIDED;
 }

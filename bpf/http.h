@@ -2,12 +2,15 @@
 /*
  * The head of an HTTP/1 request (RFC 9112), read from the scratch copy.
  *
- * What could be read differently by the server behind us is not guessed at but refused. 400 for: a line that does not end in CRLF, control
- * characters, obsolete line folding, white space before a colon, a target that is not an absolute path, another version than 1.0 and 1.1,
- * no Host (1.1) or two, two Content-Lengths or one that is not a number, Content-Length with Transfer-Encoding, and in paths: an empty,
- * "." or ".." segment, a raw '#', '\' or byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands for a character which servers decode to
- * something that would have matched another route. 411 for Transfer-Encoding: where the next request starts must be known.
- * 431 when the head does not end inside its packet, 414 and 413 for what exceeds MAX_PATH and 2^31.
+ * What could be read differently by the server behind us is not guessed at but refused. 400 for: a line
+ * that does not end in CRLF, control characters, obsolete line folding, white space before a colon, a
+ * target that is not an absolute path, another version than 1.0 and 1.1, no Host (1.1) or two, two
+ * Content-Lengths or one that is not a number, Content-Length with Transfer-Encoding, and in paths: an
+ * empty,
+ * "." or ".." segment, a raw '#', '\' or byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands
+ * for a character which servers decode to something that would have matched another route. 411 for
+ * Transfer-Encoding: where the next request starts must be known. 431 when the head does not end inside its
+ * packet, 414 and 413 for what exceeds MAX_PATH and 2^31.
  */
 #pragma once
 
@@ -15,12 +18,12 @@
 #include "scratch.h"
 #include "verdict.h"
 
-#define CRLF		0x0a0d	/* as a little-endian pair */
-#define MAX_LINES	128	/* header lines */
-#define MAX_WORDS	(HEAD_CAPACITY / 8)
-#define MAX_PADDING	16	/* white space around a value */
-#define MAX_DIGITS	64	/* of a Content-Length; what is too large is so long before */
-#define MAX_BODY	(0x7fffffffULL - HEAD_CAPACITY)
+#define CRLF	    0x0a0d /* as a little-endian pair */
+#define MAX_LINES   128	   /* header lines */
+#define MAX_WORDS   (HEAD_CAPACITY / 8)
+#define MAX_PADDING 16 /* white space around a value */
+#define MAX_DIGITS  64 /* of a Content-Length; what is too large is so long before */
+#define MAX_BODY    (0x7fffffffULL - HEAD_CAPACITY)
 
 /* Why reading stopped at `at`: the packet ended there, or the text is wrong. */
 static __always_inline enum verdict broken(__u32 at, __u32 length)
@@ -73,7 +76,8 @@ static __always_inline int hex_digit(__u8 byte)
 	return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
 }
 
-/* Is the escape at `at` ("%41") the only way to write its character? Unreserved characters (RFC 3986, 2.3), '/', '\' and controls are not. */
+/* Is the escape at `at` ("%41") the only way to write its character? Unreserved characters (RFC 3986, 2.3),
+ * '/', '\' and controls are not. */
 static __always_inline int escape_is_needed(const struct scratch *scratch, __u32 at)
 {
 	int high = hex_digit(byte_at(scratch, at + 1)), low = hex_digit(byte_at(scratch, at + 2));
@@ -81,7 +85,8 @@ static __always_inline int escape_is_needed(const struct scratch *scratch, __u32
 
 	if (high < 0 || low < 0 || byte < 0x20 || byte == 0x7f || byte == '/' || byte == '\\')
 		return 0;
-	return !((letter >= 'a' && letter <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' || byte == '.' || byte == '_' || byte == '~');
+	return !((letter >= 'a' && letter <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' ||
+		 byte == '.' || byte == '_' || byte == '~');
 }
 
 __noinline int escapes_are_needed(__u32 start, __u32 end)
@@ -162,8 +167,8 @@ static long read_path_word(__u32 index, void *context)
 }
 
 /*
- * The path, from its first '/' at `start`: hash, prefixes, length. Returns where it stopped (' ' or '?', or something illegal), or 0 when
- * the path is refused for *verdict.
+ * The path, from its first '/' at `start`: hash, prefixes, length. Returns where it stopped (' ' or '?', or
+ * something illegal), or 0 when the path is refused for *verdict.
  */
 static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, enum verdict *verdict)
 {
@@ -190,7 +195,8 @@ static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, enu
 	return reader->at;
 }
 
-/* From the '?' to what ends the query. It is not looked at but for bytes that would end a target elsewhere. */
+/* From the '?' to what ends the query. It is not looked at but for bytes that would end a target elsewhere.
+ */
 __noinline __u32 skip_query(__u32 at)
 {
 	const struct scratch *scratch = get_scratch();
@@ -199,7 +205,8 @@ __noinline __u32 skip_query(__u32 at)
 		return at;
 	for (__u32 i = 0; i < MAX_WORDS; i++) {
 		__u64 word = word_at(scratch, at);
-		__u64 stop = swar_below(word, 0x21) | swar_equal(word, '#') | swar_equal(word, 0x7f) | (word & SWAR_HIGH);
+		__u64 stop = swar_below(word, 0x21) | swar_equal(word, '#') | swar_equal(word, 0x7f) |
+			     (word & SWAR_HIGH);
 
 		if (stop)
 			return forget(scratch, at + swar_index(stop));
@@ -258,7 +265,8 @@ static __always_inline __u32 skip_name(const struct scratch *scratch, __u32 at)
 {
 	for (__u32 i = 0; i < MAX_PATH / 8; i++) {
 		__u64 word = word_at(scratch, at);
-		__u64 stop = swar_below(word, 0x21) | swar_equal(word, ':') | swar_equal(word, 0x7f) | (word & SWAR_HIGH);
+		__u64 stop = swar_below(word, 0x21) | swar_equal(word, ':') | swar_equal(word, 0x7f) |
+			     (word & SWAR_HIGH);
 
 		if (stop)
 			return forget(scratch, at + swar_index(stop));
@@ -318,7 +326,8 @@ static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
 	return skip_padding(scratch, at);
 }
 
-/* Decimal digits only. Returns where the value ends; what is no number ends elsewhere than at the CRLF, or sets `lengths` to 2. */
+/* Decimal digits only. Returns where the value ends; what is no number ends elsewhere than at the CRLF, or
+ * sets `lengths` to 2. */
 static __always_inline __u32 read_content_length(struct scratch *scratch, __u32 at)
 {
 	struct request *request = &scratch->request;
@@ -352,7 +361,8 @@ static __always_inline __u32 read_field(struct scratch *scratch, __u32 name, __u
 	    swar_first(next, 6) == CHARS8('l', 'e', 'n', 'g', 't', 'h', 0, 0))
 		return read_content_length(scratch, value);
 	if (size == 17 && word == CHARS8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r') &&
-	    next == CHARS8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n') && (byte_at(scratch, name + 16) | 0x20) == 'g')
+	    next == CHARS8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n') &&
+	    (byte_at(scratch, name + 16) | 0x20) == 'g')
 		scratch->request.encoded = 1;
 	return skip_value(scratch, value);
 }
@@ -399,8 +409,8 @@ static __always_inline __u32 check_fields(const struct request *request)
 }
 
 /*
- * Reads the request head of `length` bytes in scratch.head into scratch.request. Returns 0, or the verdict on a request that is refused.
- * A global function: the verifier checks it once, whatever the callers know.
+ * Reads the request head of `length` bytes in scratch.head into scratch.request. Returns 0, or the verdict
+ * on a request that is refused. A global function: the verifier checks it once, whatever the callers know.
  */
 __noinline __u32 read_request(__u32 length)
 {

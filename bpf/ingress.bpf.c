@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The router: XDP on the interface that clients' packets come in on. Every function returns the verdict on the packet, or UNDECIDED when
- * the next one has to look. docs/architecture.md follows a connection through them.
+ * The router: XDP on the interface that clients' packets come in on. Every function returns the verdict on
+ * the packet, or UNDECIDED when the next one has to look. docs/architecture.md follows a connection through
+ * them.
  */
 #include "balance.h"
 #include "encap.h"
@@ -13,19 +14,25 @@
 #include "route.h"
 #include "verdict.h"
 
-static __noinline enum verdict say(struct xdp_md *ctx, const struct segment *segment, __u32 cookie, __u32 ack, enum verdict verdict)
+static __noinline enum verdict say(struct xdp_md *ctx, const struct segment *segment, __u32 cookie,
+				   __u32 ack, enum verdict verdict)
 {
 	struct reply reply = {
-		.seq = segment->ack, .ack = ack, .window = later_window(cookie), .flags = TCP_FIN | TCP_PSH | TCP_ACK,
+		.seq = segment->ack,
+		.ack = ack,
+		.window = later_window(cookie),
+		.flags = TCP_FIN | TCP_PSH | TCP_ACK,
 		.answer = answer_of(verdict),
 	};
 
 	return send_answer(ctx, segment, &reply, verdict);
 }
 
-/* The router answers the request itself and closes. What it said is remembered, so that the client's retransmission gets the same. */
-static __always_inline enum verdict answer_request(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry,
-						   __u32 cookie, enum verdict verdict)
+/* The router answers the request itself and closes. What it said is remembered, so that the client's
+ * retransmission gets the same. */
+static __always_inline enum verdict answer_request(struct xdp_md *ctx, const struct segment *segment,
+						   const struct entry *entry, __u32 cookie,
+						   enum verdict verdict)
 {
 	__u32 ack = data_end(segment);
 
@@ -45,16 +52,18 @@ static __always_inline enum verdict answer_request(struct xdp_md *ctx, const str
 }
 
 /* A request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
-static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry, __u32 cookie,
-				      enum verdict verdict)
+static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment,
+				      const struct entry *entry, __u32 cookie, enum verdict verdict)
 {
 	if (answer_of(verdict) >= 0)
 		return answer_request(ctx, segment, entry, cookie, verdict);
 	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
 }
 
-/* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict to refuse it with. */
-static __noinline enum verdict route_request(struct xdp_md *ctx, const struct segment *segment, struct scratch *scratch, __u32 *cluster)
+/* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
+ * to refuse it with. */
+static __noinline enum verdict route_request(struct xdp_md *ctx, const struct segment *segment,
+					     struct scratch *scratch, __u32 *cluster)
 {
 	__u32 refused, found;
 
@@ -72,8 +81,10 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 	return UNDECIDED;
 }
 
-/* The first request of a connection whose cookie is valid: it gets a backend and a flow entry, replacing what an earlier connection left. */
-static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
+/* The first request of a connection whose cookie is valid: it gets a backend and a flow entry, replacing
+ * what an earlier connection left. */
+static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segment *segment,
+					 const struct entry *entry)
 {
 	struct scratch *scratch = get_scratch();
 	struct flow *flow = new_flow(segment);
@@ -98,8 +109,10 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 	return encapsulate(ctx, segment, backend, OUTER_ID_OPENS, ROUTED_FIRST);
 }
 
-/* A later request on an open flow. It stays with the flow's backend if its route names the same cluster; else the connection ends. */
-static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
+/* A later request on an open flow. It stays with the flow's backend if its route names the same cluster;
+ * else the connection ends. */
+static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment,
+						  const struct entry *entry)
 {
 	struct scratch *scratch = get_scratch();
 	enum verdict verdict;
@@ -140,7 +153,8 @@ static __always_inline int starts_request(struct xdp_md *ctx, const struct segme
 }
 
 /* No entry for the tuple: a connection's first request, or nothing that can be continued. */
-static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
+static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struct segment *segment,
+						 const struct entry *entry)
 {
 	enum verdict verdict;
 	int starts;
@@ -149,14 +163,16 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struc
 		return DROP_NO_FLOW;
 	starts = starts_request(ctx, segment);
 	if (segment->length && cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
-		return starts ? open_flow(ctx, segment, entry) : send_reset(ctx, segment, TX_RESET_NOT_HTTP);
+		return starts ? open_flow(ctx, segment, entry)
+			      : send_reset(ctx, segment, TX_RESET_NOT_HTTP);
 	if (starts)
 		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	verdict = answer_idle(ctx, segment);
 	return verdict == UNDECIDED ? DROP_NO_FLOW : verdict;
 }
 
-static __always_inline enum verdict forward(struct xdp_md *ctx, const struct segment *segment, const struct flow *flow, enum verdict verdict)
+static __always_inline enum verdict forward(struct xdp_md *ctx, const struct segment *segment,
+					    const struct flow *flow, enum verdict verdict)
 {
 	int opens = flow->first && segment->length && segment->seq == flow->request_seq;
 
@@ -164,7 +180,8 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, const struct seg
 }
 
 /* A segment without data on a connection that has an entry. */
-static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
+static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment,
+						 const struct entry *entry)
 {
 	const struct flow *flow = entry->flow;
 
@@ -188,8 +205,10 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 	return forward(ctx, segment, flow, FORWARDED_CLOSE);
 }
 
-/* Data that is not the next request: a new connection's first request, the old one again, or a piece of its body. */
-static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
+/* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
+ * body. */
+static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment,
+						 const struct entry *entry)
 {
 	const struct flow *flow = entry->flow;
 
@@ -197,8 +216,9 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struc
 	    cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
 		return open_flow(ctx, segment, entry);
 	if (flow->state == FLOW_ANSWERED)
-		return segment->seq == flow->request_seq ?
-			       say(ctx, segment, flow->cookie, data_end(segment), flow->answer) : DROP_ANSWERED;
+		return segment->seq == flow->request_seq
+			       ? say(ctx, segment, flow->cookie, flow->next_request_seq, flow->answer)
+			       : DROP_ANSWERED;
 	if (!seq_before(segment->seq, flow->next_request_seq))
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
@@ -210,7 +230,8 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struc
 	return forward(ctx, segment, flow, segment->seq == flow->request_seq ? FORWARDED_AGAIN : FORWARDED);
 }
 
-static __always_inline enum verdict on_flow(struct xdp_md *ctx, const struct segment *segment, const struct entry *entry)
+static __always_inline enum verdict on_flow(struct xdp_md *ctx, const struct segment *segment,
+					    const struct entry *entry)
 {
 	if (!segment->length || segment->flags & TCP_RST)
 		return on_flow_bare(ctx, segment, entry);
@@ -250,7 +271,8 @@ int rauta_ingress(struct xdp_md *ctx)
 	return verdict < VERDICT_TX ? XDP_DROP : XDP_TX;
 }
 
-/* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for libbpf and the control plane. */
+/* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for
+ * libbpf and the control plane. */
 const volatile struct {
 	enum method method;
 	enum no_route_answer no_route;

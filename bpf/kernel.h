@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the programs need from the kernel: UAPI headers, and the few internal fields and functions that have no UAPI.
- * Internal structs are partial and relocated at load time (CO-RE), so no header tree of the running kernel is needed.
+ * What the programs need from the kernel: UAPI headers, and the few internal fields and functions that have
+ * no UAPI. Internal structs are partial and relocated at load time (CO-RE), so no header tree of the
+ * running kernel is needed.
  */
 #pragma once
 
@@ -17,23 +18,24 @@
 
 #include "contract.h"
 
-#define ETH_LENGTH	((__u32)sizeof(struct ethhdr))
-#define IP_LENGTH	((__u32)sizeof(struct iphdr))
-#define TCP_LENGTH	((__u32)sizeof(struct tcphdr))
-#define MAX_HEADERS	(ETH_LENGTH + IP_LENGTH + 60) /* with all the options that TCP has room for */
-#define IP_DF		bpf_htons(0x4000)
-#define IP_FRAGMENT	bpf_htons(0x3fff) /* more fragments, or an offset */
-#define DEFAULT_TTL	64
+#define ETH_LENGTH  ((__u32)sizeof(struct ethhdr))
+#define IP_LENGTH   ((__u32)sizeof(struct iphdr))
+#define TCP_LENGTH  ((__u32)sizeof(struct tcphdr))
+#define MAX_HEADERS (ETH_LENGTH + IP_LENGTH + 60) /* with all the options that TCP has room for */
+#define IP_DF	    bpf_htons(0x4000)
+#define IP_FRAGMENT bpf_htons(0x3fff) /* more fragments, or an offset */
+#define DEFAULT_TTL 64
 
 #ifndef __noinline
 #define __noinline __attribute__((noinline))
 #endif
 #define unlikely(x) __builtin_expect(!!(x), 0)
-#define likely(x) __builtin_expect(!!(x), 1)
+#define likely(x)   __builtin_expect(!!(x), 1)
 
 /*
- * A length that the verifier knows to be 1..limit: helpers refuse what may be 0. The empty asm keeps the compiler from folding the check into
- * one that the verifier cannot follow. A length outside the range becomes `limit`: callers have checked already.
+ * A length that the verifier knows to be 1..limit: helpers refuse what may be 0. The empty asm keeps the
+ * compiler from folding the check into one that the verifier cannot follow. A length outside the range
+ * becomes `limit`: callers have checked already.
  */
 static __always_inline __u32 bounded_length(__u32 length, __u32 limit)
 {
@@ -53,8 +55,9 @@ static __always_inline __u32 bounded_length(__u32 length, __u32 limit)
 #define TCP_URG 0x20
 
 /*
- * The same value, of which the verifier now knows nothing: `map_value->zero` is 0, but it can't know. In a loop it would otherwise follow every
- * value that a position can take, instead of seeing that the second turn is like the first.
+ * The same value, of which the verifier now knows nothing: `map_value->zero` is 0, but it can't know. In a
+ * loop it would otherwise follow every value that a position can take, instead of seeing that the second
+ * turn is like the first.
  */
 #define forget(map_value, value) ((value) + (map_value)->zero)
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A first request whose cookie is valid, decapsulated and translated: the listener gets a connection out of it, in mid-stream.
+ * A first request whose cookie is valid, decapsulated and translated: the listener gets a connection out of
+ * it, in mid-stream.
  *
- * The kfunc takes the echoed timestamp as "now", so a socket would start with a measured round trip of 1 ms, probe after 6-12 ms and time out after
- * 207 ms. RTT_BUMP_MS makes its first estimate 333 ms, and so its first timeout the 1 s of RFC 6298; the real round trips soon replace it.
+ * The kfunc takes the echoed timestamp as "now", so a socket would start with a measured round trip of 1
+ * ms, probe after 6-12 ms and time out after 207 ms. RTT_BUMP_MS makes its first estimate 333 ms, and so
+ * its first timeout the 1 s of RFC 6298; the real round trips soon replace it.
  */
 #pragma once
 
@@ -12,14 +14,16 @@
 #include "socket.h"
 #include "translate.h"
 
-static __always_inline void set_timestamps(struct __sk_buff *skb, __u32 header_length, struct bpf_tcp_req_attrs *attrs)
+static __always_inline void set_timestamps(struct __sk_buff *skb, __u32 header_length,
+					   struct bpf_tcp_req_attrs *attrs)
 {
 	struct option_bytes *options = option_scratch();
 	__u32 length = header_length - TCP_LENGTH;
 
 	if (!options || header_length <= TCP_LENGTH || length > TCP_MAX_OPTIONS)
 		return;
-	if (bpf_skb_load_bytes(skb, ETH_LENGTH + IP_LENGTH + TCP_LENGTH, options->bytes, bounded_length(length, TCP_MAX_OPTIONS)))
+	if (bpf_skb_load_bytes(skb, ETH_LENGTH + IP_LENGTH + TCP_LENGTH, options->bytes,
+			       bounded_length(length, TCP_MAX_OPTIONS)))
 		return;
 	if (parse_tcp_options(length) || !options->timestamps)
 		return;
@@ -42,8 +46,9 @@ static __always_inline void set_options(struct bpf_tcp_req_attrs *attrs, __u32 c
 	}
 }
 
-static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct bpf_sock *listener, const struct tuple *local,
-						  struct mapping *mapping, __u32 header_length)
+static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct bpf_sock *listener,
+						  const struct tuple *local, struct mapping *mapping,
+						  __u32 header_length)
 {
 	struct bpf_tcp_req_attrs attrs = {};
 	struct sock *sk;
@@ -60,7 +65,8 @@ static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct 
 }
 
 /* A socket is already there. The very connection's, ours to clear, or somebody else's? */
-static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bpf_sock *sk, const struct tuple *local, struct mapping *mapping)
+static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bpf_sock *sk,
+						const struct tuple *local, struct mapping *mapping)
 {
 	const struct mapping *known = NULL;
 	struct tcp_sock *tcp;
@@ -81,8 +87,8 @@ static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bp
 }
 
 /* `mapping` says which VIP and cookie the packet came with. */
-static __always_inline enum verdict open_connection(struct __sk_buff *skb, const struct tuple *local, struct mapping *mapping,
-						    __u32 header_length)
+static __always_inline enum verdict open_connection(struct __sk_buff *skb, const struct tuple *local,
+						    struct mapping *mapping, __u32 header_length)
 {
 	struct bpf_sock *sk = find_socket(skb, local);
 	enum verdict verdict;

@@ -2,32 +2,33 @@
 /*
  * From the frame to a TCP segment for one of our VIPs, or to the verdict on why not.
  *
- * Before the destination is known to be a VIP, anything odd is the kernel's business: passed. From then on nothing is passed:
- * the kernel owns no socket on the VIP, and would answer with a reset or forward in a loop.
+ * Before the destination is known to be a VIP, anything odd is the kernel's business: passed. From then on
+ * nothing is passed: the kernel owns no socket on the VIP, and would answer with a reset or forward in a
+ * loop.
  */
 #pragma once
 
 #include "kernel.h"
 #include "verdict.h"
 
-struct {			/* which addresses and ports are ours, and what happens to requests without a route */
+struct { /* which addresses and ports are ours, and what happens to requests without a route */
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 2 * MAX_VIPS);
 	__type(key, struct vip_key);
 	__type(value, struct vip);
 } vips SEC(".maps");
 
-struct segment {		/* of a client, to a VIP; numbers in host byte order */
+struct segment { /* of a client, to a VIP; numbers in host byte order */
 	struct tuple tuple;
 	const struct vip *vip;
-	__u64 hash;		/* flow_hash of the tuple */
-	long frame;		/* length of the whole frame, bytes; more than the packet if the link pads */
+	__u64 hash; /* flow_hash of the tuple */
+	long frame; /* length of the whole frame, bytes; more than the packet if the link pads */
 	__u32 seq;
 	__u32 ack;
-	__u16 ip_length;	/* IPv4 total length, bytes */
-	__u16 header_length;	/* TCP, bytes */
-	__u16 payload;		/* offset in the frame, bytes */
-	__u16 length;		/* of the payload, bytes */
+	__u16 ip_length;     /* IPv4 total length, bytes */
+	__u16 header_length; /* TCP, bytes */
+	__u16 payload;	     /* offset in the frame, bytes */
+	__u16 length;	     /* of the payload, bytes */
 	__u8 flags;
 	__u8 tos;
 };
@@ -49,7 +50,8 @@ static __always_inline enum verdict check_flags(__u8 flags)
 }
 
 /* Fills in `segment` once lengths and flags are consistent. `ip` has no options and is inside the frame. */
-static __always_inline enum verdict parse_tcp(struct segment *segment, const struct iphdr *ip, const void *end)
+static __always_inline enum verdict parse_tcp(struct segment *segment, const struct iphdr *ip,
+					      const void *end)
 {
 	const struct tcphdr *tcp = (const void *)(ip + 1);
 	__u32 length = bpf_ntohs(ip->tot_len), header;

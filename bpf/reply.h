@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the router says itself: the packet is turned round in place and becomes a SYN-ACK, ACK, RST, FIN or a short HTTP answer.
+ * What the router says itself: the packet is turned round in place and becomes a SYN-ACK, ACK, RST, FIN or
+ * a short HTTP answer.
  */
 #pragma once
 
@@ -9,24 +10,21 @@
 #include "tcp_options.h"
 
 #define MAX_REPLY_OPTIONS 20
-#define ANSWER_CAPACITY 96	/* multiple of 4: the checksum runs over the zero-padded text */
+#define ANSWER_CAPACITY	  96 /* multiple of 4: the checksum runs over the zero-padded text */
 
 struct answer {
 	char text[ANSWER_CAPACITY];
 	__u32 length;
 };
 
-#define ANSWER(status) { \
-	"HTTP/1.1 " status "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", \
-	sizeof("HTTP/1.1 " status "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") - 1 }
+#define ANSWER(status)                                                                                     \
+	{ "HTTP/1.1 " status "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",                         \
+	  sizeof("HTTP/1.1 " status "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") - 1 }
 
 static const struct answer answers[] = {
-	ANSWER("404 Not Found"),
-	ANSWER("400 Bad Request"),
-	ANSWER("411 Length Required"),
-	ANSWER("431 Request Header Fields Too Large"),
-	ANSWER("414 URI Too Long"),
-	ANSWER("413 Content Too Large"),
+	ANSWER("404 Not Found"),	   ANSWER("400 Bad Request"),
+	ANSWER("411 Length Required"),	   ANSWER("431 Request Header Fields Too Large"),
+	ANSWER("414 URI Too Long"),	   ANSWER("413 Content Too Large"),
 	ANSWER("503 Service Unavailable"),
 };
 
@@ -50,13 +48,14 @@ struct reply {
 	__u32 ack;
 	__u16 window;
 	__u8 flags;
-	__u8 options_length;	/* bytes, multiple of 4 */
+	__u8 options_length; /* bytes, multiple of 4 */
 	__u8 options[MAX_REPLY_OPTIONS];
-	int answer;		/* index, or -1: no payload */
+	int answer; /* index, or -1: no payload */
 };
 
 /* The options of the packet into the scratch map, parsed. NULL when they can't be read. */
-static __always_inline const struct option_bytes *load_options(struct xdp_md *ctx, const struct segment *segment)
+static __always_inline const struct option_bytes *load_options(struct xdp_md *ctx,
+							       const struct segment *segment)
 {
 	struct option_bytes *options = option_scratch();
 	__u32 length = segment->header_length - TCP_LENGTH;
@@ -85,9 +84,11 @@ static __always_inline void put_timestamps(__u8 *at, __be32 tsval, __be32 tsecr)
 }
 
 /*
- * If the packet has timestamps the reply has, too. Its TSval is what the client last saw of the other side: never behind, whoever said it.
+ * If the packet has timestamps the reply has, too. Its TSval is what the client last saw of the other side:
+ * never behind, whoever said it.
  */
-static __always_inline int echo_timestamps(struct xdp_md *ctx, const struct segment *segment, struct reply *reply)
+static __always_inline int echo_timestamps(struct xdp_md *ctx, const struct segment *segment,
+					   struct reply *reply)
 {
 	const struct option_bytes *options = load_options(ctx, segment);
 
@@ -125,7 +126,8 @@ static __always_inline void write_ip(struct iphdr *ip, const struct tuple *tuple
 	ip->check = checksum_fold(checksum_add(0, ip, IP_LENGTH / 4));
 }
 
-static __always_inline void write_tcp(struct tcphdr *tcp, const struct tuple *tuple, const struct reply *reply, __u64 sum)
+static __always_inline void write_tcp(struct tcphdr *tcp, const struct tuple *tuple,
+				      const struct reply *reply, __u64 sum)
 {
 	__u32 header = TCP_LENGTH + reply->options_length;
 
@@ -141,9 +143,10 @@ static __always_inline void write_tcp(struct tcphdr *tcp, const struct tuple *tu
 	tcp->check = checksum_fold(checksum_add(sum, reply->options, MAX_REPLY_OPTIONS / 4));
 }
 
-/* Turns the packet into `reply` (unused bytes of reply->options are zero). Returns `verdict`, or DROP_NO_ROOM. */
-static __noinline enum verdict send_reply(struct xdp_md *ctx, const struct segment *segment, const struct reply *reply,
-					       enum verdict verdict)
+/* Turns the packet into `reply` (unused bytes of reply->options are zero). Returns `verdict`, or
+ * DROP_NO_ROOM. */
+static __noinline enum verdict send_reply(struct xdp_md *ctx, const struct segment *segment,
+					  const struct reply *reply, enum verdict verdict)
 {
 	const struct answer *answer = NULL;
 	__u32 text = 0, tcp_length, options = reply->options_length;
@@ -168,14 +171,15 @@ static __noinline enum verdict send_reply(struct xdp_md *ctx, const struct segme
 	if (options && bpf_xdp_store_bytes(ctx, ETH_LENGTH + IP_LENGTH + TCP_LENGTH, (void *)reply->options,
 					   bounded_length(options, MAX_REPLY_OPTIONS)))
 		return DROP_NO_ROOM;
-	if (answer && bpf_xdp_store_bytes(ctx, ETH_LENGTH + IP_LENGTH + TCP_LENGTH + options, (void *)answer->text,
-					  bounded_length(text, ANSWER_CAPACITY)))
+	if (answer && bpf_xdp_store_bytes(ctx, ETH_LENGTH + IP_LENGTH + TCP_LENGTH + options,
+					  (void *)answer->text, bounded_length(text, ANSWER_CAPACITY)))
 		return DROP_NO_ROOM;
 	return verdict;
 }
 
 /* RFC 9293, 3.10.7.1: a reset in answer to a segment with ACK has that number, and nothing else. */
-static __noinline enum verdict send_reset(struct xdp_md *ctx, const struct segment *segment, enum verdict verdict)
+static __noinline enum verdict send_reset(struct xdp_md *ctx, const struct segment *segment,
+					  enum verdict verdict)
 {
 	struct reply reply = { .seq = segment->ack, .flags = TCP_RST, .answer = -1 };
 
@@ -191,18 +195,23 @@ static __always_inline __u16 later_window(__u32 cookie)
 }
 
 /* Acknowledges up to `ack`, and says `answer` if that is >= 0. */
-static __always_inline enum verdict send_answer(struct xdp_md *ctx, const struct segment *segment, struct reply *reply, enum verdict verdict)
+static __always_inline enum verdict send_answer(struct xdp_md *ctx, const struct segment *segment,
+						struct reply *reply, enum verdict verdict)
 {
 	if (echo_timestamps(ctx, segment, reply))
 		return DROP_NO_ROOM;
 	return send_reply(ctx, segment, reply, verdict);
 }
 
-static __noinline enum verdict send_acknowledgement(struct xdp_md *ctx, const struct segment *segment, __u32 cookie, __u8 flags,
-						    enum verdict verdict)
+static __noinline enum verdict send_acknowledgement(struct xdp_md *ctx, const struct segment *segment,
+						    __u32 cookie, __u8 flags, enum verdict verdict)
 {
 	struct reply reply = {
-		.seq = segment->ack, .ack = segment->seq + 1, .window = later_window(cookie), .flags = flags, .answer = -1,
+		.seq = segment->ack,
+		.ack = segment->seq + 1,
+		.window = later_window(cookie),
+		.flags = flags,
+		.answer = -1,
 	};
 
 	return send_answer(ctx, segment, &reply, verdict);

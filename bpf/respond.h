@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Egress: the server's own address and port become VIP:port again, on packets of connections that came through a router. */
+/* Egress: the server's own address and port become VIP:port again, on packets of connections that came
+ * through a router. */
 #pragma once
 
 #include "socket.h"
 #include "translate.h"
 
-/* Is it this very connection's full socket? Resets and TIME_WAIT's acknowledgements leave through a socket of the kernel's. */
+/* Is it this very connection's full socket? Resets and TIME_WAIT's acknowledgements leave through a socket
+ * of the kernel's. */
 static __always_inline int owns_tuple(const struct bpf_sock *sk, const struct tuple *local)
 {
-	return sk->dst_ip4 == local->client && sk->dst_port == local->client_port && sk->src_port == bpf_ntohs(local->server_port);
+	return sk->dst_ip4 == local->client && sk->dst_port == local->client_port &&
+	       sk->src_port == bpf_ntohs(local->server_port);
 }
 
 /* The mapping found by tuple moves into the socket, which has now shown that it exists. */
@@ -49,7 +52,8 @@ static __always_inline enum verdict respond(struct __sk_buff *skb)
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || !find_headers(skb, &headers))
 		return AGENT_EGRESS_PASS;
-	/* The router answered the SYN of every connection that is translated: a SYN-ACK is of a direct one. */
+	/* The router answered the SYN of every connection that is translated: a SYN-ACK is of a direct one.
+	 */
 	if (tcp_flags(headers.tcp) & TCP_SYN)
 		return AGENT_EGRESS_PASS;
 	local.client = headers.ip->daddr;
@@ -59,7 +63,8 @@ static __always_inline enum verdict respond(struct __sk_buff *skb)
 	mapping = find_mapping(skb, &local);
 	if (!mapping)
 		return AGENT_EGRESS_PASS;
-	if (rewrite(skb, IP_OFFSET(saddr), TCP_OFFSET(source), local.server, local.server_port, mapping->vip, mapping->vip_port))
+	if (rewrite(skb, IP_OFFSET(saddr), TCP_OFFSET(source), local.server, local.server_port,
+		    mapping->vip, mapping->vip_port))
 		return AGENT_EGRESS_DROP;
 	return AGENT_EGRESS_TRANSLATED;
 }

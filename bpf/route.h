@@ -2,9 +2,11 @@
 /*
  * Which cluster does the request in the scratch copy belong to?
  *
- * The host name selects first: once it is known to the VIP, only its routes count. Then the exact path, then prefixes from the longest to
- * "/", looking only at depths that the host's routes use. At each, a route for the request's method before one for any method.
- * A hash that matches is not believed: the text is compared, so nobody can choose a path that collides with another.
+ * The host name selects first: once it is known to the VIP, only its routes count. Then the exact path,
+ * then prefixes from the longest to
+ * "/", looking only at depths that the host's routes use. At each, a route for the request's method before
+ * one for any method. A hash that matches is not believed: the text is compared, so nobody can choose a
+ * path that collides with another.
  */
 #pragma once
 
@@ -14,21 +16,22 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);	/* the loader sets what the configuration needs */
+	__uint(max_entries, 4096); /* the loader sets what the configuration needs */
 	__type(key, struct host_key);
 	__type(value, struct host);
 } hosts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);	/* likewise */
+	__uint(max_entries, 65536); /* likewise */
 	__type(key, struct path_key);
 	__type(value, struct path);
 } paths SEC(".maps");
 
-#define NO_CLUSTER 0		/* clusters are numbered from 1 in routes */
+#define NO_CLUSTER 0 /* clusters are numbered from 1 in routes */
 
-static __always_inline int same_host(const struct scratch *scratch, const struct host *host, __u32 at, __u32 length)
+static __always_inline int same_host(const struct scratch *scratch, const struct host *host, __u32 at,
+				     __u32 length)
 {
 	for (__u32 i = 0; i < MAX_HOST / 8; i++) {
 		__u64 text;
@@ -42,7 +45,8 @@ static __always_inline int same_host(const struct scratch *scratch, const struct
 	return length <= MAX_HOST;
 }
 
-static __always_inline int same_path(const struct scratch *scratch, const struct path *path, __u32 at, __u32 length)
+static __always_inline int same_path(const struct scratch *scratch, const struct path *path, __u32 at,
+				     __u32 length)
 {
 	for (__u32 i = 0; i < MAX_PATH / 8; i++) {
 		__u64 text;
@@ -56,7 +60,8 @@ static __always_inline int same_path(const struct scratch *scratch, const struct
 	return length <= MAX_PATH;
 }
 
-/* The cluster (from 1) that the routes for this very path name for the request's method, or NO_CLUSTER. Global: verified once. */
+/* The cluster (from 1) that the routes for this very path name for the request's method, or NO_CLUSTER.
+ * Global: verified once. */
 __noinline __u32 match_path(__u64 hash, __u32 host, __u32 length, __u32 kind)
 {
 	struct path_key key = { .hash = hash, .host = host, .length = length, .kind = kind };
@@ -82,10 +87,13 @@ struct host_routes {
 };
 
 /* Replaces the routes for any host by those of the request's Host, if the VIP has some. */
-static __always_inline void select_host(const struct scratch *scratch, __u32 vip, struct host_routes *routes)
+static __always_inline void select_host(const struct scratch *scratch, __u32 vip,
+					struct host_routes *routes)
 {
 	struct host_key key = {
-		.hash = scratch->request.host_hash, .vip = vip, .length = scratch->request.host_length,
+		.hash = scratch->request.host_hash,
+		.vip = vip,
+		.length = scratch->request.host_length,
 	};
 	const struct host *host;
 
@@ -98,7 +106,8 @@ static __always_inline void select_host(const struct scratch *scratch, __u32 vip
 	}
 }
 
-/* The cluster, numbered from 1, or NO_CLUSTER. `any_host`, `any_host_shapes`: the VIP's routes without a host. Global: verified once. */
+/* The cluster, numbered from 1, or NO_CLUSTER. `any_host`, `any_host_shapes`: the VIP's routes without a
+ * host. Global: verified once. */
 __noinline __u32 find_cluster(__u32 vip, __u32 any_host, __u32 any_host_shapes)
 {
 	struct host_routes routes = { any_host, any_host_shapes };
@@ -110,7 +119,8 @@ __noinline __u32 find_cluster(__u32 vip, __u32 any_host, __u32 any_host_shapes)
 	select_host(scratch, vip, &routes);
 	depth = scratch->request.depth;
 	if (routes.shapes & SHAPE_EXACT)
-		cluster = match_path(scratch->request.path_hash, routes.id, scratch->request.path_length, PATH_EXACT);
+		cluster = match_path(scratch->request.path_hash, routes.id, scratch->request.path_length,
+				     PATH_EXACT);
 	for (__u32 i = 0; i <= MAX_PREFIX_DEPTH && !cluster; i++) {
 		const struct prefix *prefix = &scratch->prefix[(depth - i) & (PREFIXES - 1)];
 

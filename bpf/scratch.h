@@ -1,65 +1,67 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The request head, copied out of the packet. Inside a map value any position is reachable with a mask instead of a bounds check against
- * data_end, and the verifier follows neither pointers nor values: loops over it stay cheap to check. The copy is one memcpy.
+ * The request head, copied out of the packet. Inside a map value any position is reachable with a mask
+ * instead of a bounds check against data_end, and the verifier follows neither pointers nor values: loops
+ * over it stay cheap to check. The copy is one memcpy.
  */
 #pragma once
 
 #include "kernel.h"
 #include "swar.h"
 
-#define HEAD_CAPACITY 2048	/* power of two, more than PATH_MTU */
-#define PREFIXES 32		/* power of two, more than MAX_PREFIX_DEPTH */
+#define HEAD_CAPACITY 2048 /* power of two, more than PATH_MTU */
+#define PREFIXES      32   /* power of two, more than MAX_PREFIX_DEPTH */
 
 struct request {
 	__u64 path_hash;
 	__u64 host_hash;
 	__u32 content_length;
-	__u16 path;		/* offset in head */
+	__u16 path; /* offset in head */
 	__u16 path_length;
 	__u16 host;
 	__u16 host_length;
-	__u16 head_length;	/* including the empty line */
-	__u8 method;		/* enum method */
+	__u16 head_length; /* including the empty line */
+	__u8 method;	   /* enum method */
 	__u8 version_1_0;
-	__u8 depth;		/* segments of the path, at most MAX_PREFIX_DEPTH */
-	__u8 hosts;		/* how many Host lines, saturating at 2 */
-	__u8 lengths;		/* how many Content-Length lines, saturating at 2 */
-	__u8 encoded;		/* there is a Transfer-Encoding */
-	__u8 oversized;		/* Content-Length is beyond what can be followed */
+	__u8 depth;	/* segments of the path, at most MAX_PREFIX_DEPTH */
+	__u8 hosts;	/* how many Host lines, saturating at 2 */
+	__u8 lengths;	/* how many Content-Length lines, saturating at 2 */
+	__u8 encoded;	/* there is a Transfer-Encoding */
+	__u8 oversized; /* Content-Length is beyond what can be followed */
 };
 
-struct prefix {			/* the path's first d segments */
+struct prefix { /* the path's first d segments */
 	__u64 hash;
 	__u32 length;
 	__u32 reserved;
 };
 
-struct path_reader {		/* where reading the path stands */
+struct path_reader { /* where reading the path stands */
 	__u64 hash;
-	__u64 bad;		/* not 0: the path holds something that is refused */
-	__u64 escaped;		/* not 0: it holds a '%' */
-	__u32 start;		/* of the path */
-	__u32 segment;		/* start of the present segment, behind its '/' */
+	__u64 bad;     /* not 0: the path holds something that is refused */
+	__u64 escaped; /* not 0: it holds a '%' */
+	__u32 start;   /* of the path */
+	__u32 segment; /* start of the present segment, behind its '/' */
 	__u32 at;
-	__u32 depth;		/* segments that have ended */
+	__u32 depth; /* segments that have ended */
 	__u32 done;
 };
 
-struct line_reader {		/* where reading the header lines stands */
+struct line_reader { /* where reading the header lines stands */
 	__u32 at;
-	__u32 length;		/* of the head's packet */
-	__u32 verdict;		/* 0: the empty line was found */
+	__u32 length;  /* of the head's packet */
+	__u32 verdict; /* 0: the empty line was found */
 };
 
 struct scratch {
-	__u8 head[HEAD_CAPACITY + 16]; /* 16: a word may be read at the last position, and zeroes follow the text */
+	__u8 head[HEAD_CAPACITY +
+		  16]; /* 16: a word may be read at the last position, and zeroes follow the text */
 	struct request request;
 	struct prefix prefix[PREFIXES];
 	struct path_reader path;
 	struct line_reader lines;
-	struct flow flow;	/* the entry to be, where the 512 bytes of stack have no room for it */
-	__u32 zero;		/* always 0, which the verifier does not know: see forget() */
+	struct flow flow; /* the entry to be, where the 512 bytes of stack have no room for it */
+	__u32 zero;	  /* always 0, which the verifier does not know: see forget() */
 };
 
 struct {
@@ -91,8 +93,10 @@ static __always_inline __u16 pair_at(const struct scratch *scratch, __u32 at)
 	return *(const __u16 *)(scratch->head + (at & (HEAD_CAPACITY - 1)));
 }
 
-/* Copies `length` bytes from `offset` of the frame to scratch.head, and eight zero bytes behind them: every scanner stops there. */
-static __always_inline int load_head(struct xdp_md *ctx, struct scratch *scratch, __u32 offset, __u32 length)
+/* Copies `length` bytes from `offset` of the frame to scratch.head, and eight zero bytes behind them: every
+ * scanner stops there. */
+static __always_inline int load_head(struct xdp_md *ctx, struct scratch *scratch, __u32 offset,
+				     __u32 length)
 {
 	if (length == 0 || length > HEAD_CAPACITY - 1)
 		return -1;

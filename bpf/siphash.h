@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012) of exactly 17 bytes: two words and one byte,
- * which is what a cookie covers.
+ * SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012) of exactly 17 bytes: two words
+ * and one byte, which is what a cookie covers.
  */
 #pragma once
 
@@ -9,26 +9,26 @@
 
 #define ROTATE_LEFT(x, bits) (((x) << (bits)) | ((x) >> (64 - (bits))))
 
-#define SIP_ROUND(v0, v1, v2, v3)		\
-	do {					\
-		v0 += v1;			\
-		v1 = ROTATE_LEFT(v1, 13) ^ v0;	\
-		v0 = ROTATE_LEFT(v0, 32);	\
-		v2 += v3;			\
-		v3 = ROTATE_LEFT(v3, 16) ^ v2;	\
-		v0 += v3;			\
-		v3 = ROTATE_LEFT(v3, 21) ^ v0;	\
-		v2 += v1;			\
-		v1 = ROTATE_LEFT(v1, 17) ^ v2;	\
-		v2 = ROTATE_LEFT(v2, 32);	\
+#define SIP_ROUND(v0, v1, v2, v3)                                                                          \
+	do {                                                                                               \
+		v0 += v1;                                                                                  \
+		v1 = ROTATE_LEFT(v1, 13) ^ v0;                                                             \
+		v0 = ROTATE_LEFT(v0, 32);                                                                  \
+		v2 += v3;                                                                                  \
+		v3 = ROTATE_LEFT(v3, 16) ^ v2;                                                             \
+		v0 += v3;                                                                                  \
+		v3 = ROTATE_LEFT(v3, 21) ^ v0;                                                             \
+		v2 += v1;                                                                                  \
+		v1 = ROTATE_LEFT(v1, 17) ^ v2;                                                             \
+		v2 = ROTATE_LEFT(v2, 32);                                                                  \
 	} while (0)
 
-#define SIP_COMPRESS(word)			\
-	do {					\
-		v3 ^= (word);			\
-		SIP_ROUND(v0, v1, v2, v3);	\
-		SIP_ROUND(v0, v1, v2, v3);	\
-		v0 ^= (word);			\
+#define SIP_COMPRESS(word)                                                                                 \
+	do {                                                                                               \
+		v3 ^= (word);                                                                              \
+		SIP_ROUND(v0, v1, v2, v3);                                                                 \
+		SIP_ROUND(v0, v1, v2, v3);                                                                 \
+		v0 ^= (word);                                                                              \
 	} while (0)
 
 static __always_inline __u64 siphash_17(const __u64 key[2], __u64 word0, __u64 word1, __u8 last)

@@ -4,11 +4,11 @@
 
 #include "kernel.h"
 
-struct sock {			/* complete, because libbpf compares the kfunc's prototype kind by kind */
+struct sock { /* complete, because libbpf compares the kfunc's prototype kind by kind */
 	__u16 sk_protocol;
 } __attribute__((preserve_access_index));
 
-struct bpf_tcp_req_attrs {	/* include/net/tcp.h; the argument of the kfunc */
+struct bpf_tcp_req_attrs { /* include/net/tcp.h; the argument of the kfunc */
 	__u32 rcv_tsval;
 	__u32 rcv_tsecr;
 	__u16 mss;
@@ -22,8 +22,10 @@ struct bpf_tcp_req_attrs {	/* include/net/tcp.h; the argument of the kfunc */
 	__u8 reserved[3];
 };
 
-/* Creates the socket of a connection whose handshake somebody else answered (Linux 6.9, net/core/filter.c). */
-extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk, struct bpf_tcp_req_attrs *attrs, int attrs__sz) __ksym;
+/* Creates the socket of a connection whose handshake somebody else answered (Linux 6.9, net/core/filter.c).
+ */
+extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk, struct bpf_tcp_req_attrs *attrs,
+				   int attrs__sz) __ksym;
 
 struct tcp_sock {
 	__u32 rcv_nxt;
@@ -45,13 +47,17 @@ struct tcp_timewait_sock {
 static __always_inline struct bpf_sock *find_socket(struct __sk_buff *skb, const struct tuple *local)
 {
 	struct bpf_sock_tuple tuple = {
-		.ipv4 = { .saddr = local->client, .daddr = local->server, .sport = local->client_port, .dport = local->server_port },
+		.ipv4 = { .saddr = local->client,
+			  .daddr = local->server,
+			  .sport = local->client_port,
+			  .dport = local->server_port },
 	};
 
 	return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
 }
 
-/* The sequence number that the socket expects next, the only one at which it believes a reset (RFC 5961, 3.2). 0 and *next, or -1. */
+/* The sequence number that the socket expects next, the only one at which it believes a reset (RFC
+ * 5961, 3.2). 0 and *next, or -1. */
 static __always_inline int next_expected(struct bpf_sock *sk, __u32 *next)
 {
 	if (sk->state == BPF_TCP_TIME_WAIT) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Eight bytes at a time. A mask has the high bit of each byte that matches; only its lowest bit is exact (a borrow may mark bytes
- * above a true match), which is all that is asked of it: where is the first one? Source: Warren, "Hacker's Delight", 2nd ed., 6-1.
+ * Eight bytes at a time. A mask has the high bit of each byte that matches; only its lowest bit is exact (a
+ * borrow may mark bytes above a true match), which is all that is asked of it: where is the first one?
+ * Source: Warren, "Hacker's Delight", 2nd ed., 6-1.
  */
 #pragma once
 
@@ -27,7 +28,8 @@ static __always_inline __u64 swar_before(__u64 mask)
 	return ((mask & -mask) >> 7) - 1;
 }
 
-/* Index (0..7) of the first match: one set bit in each byte up to it, added up by a multiplication, minus 1. */
+/* Index (0..7) of the first match: one set bit in each byte up to it, added up by a multiplication,
+ * minus 1. */
 static __always_inline __u32 swar_index(__u64 mask)
 {
 	return ((((mask & -mask) - 1) & SWAR_ONES) * SWAR_ONES >> 56) - 1;
@@ -49,5 +51,5 @@ static __always_inline __u64 swar_first(__u64 word, __u32 length)
 	return length >= 8 ? word : word & ((1ULL << 8 * length) - 1);
 }
 
-#define CHARS4(a, b, c, d) ((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24)
+#define CHARS4(a, b, c, d)	       ((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24)
 #define CHARS8(a, b, c, d, e, f, g, h) (CHARS4(a, b, c, d) | CHARS4(e, f, g, h) << 32)

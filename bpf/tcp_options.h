@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * TCP options (RFC 9293 3.1, RFC 7323, RFC 2018), read as Linux reads them (net/ipv4/tcp_input.c, tcp_parse_options):
- * a malformed length ends the parsing, and what was read before counts.
+ * TCP options (RFC 9293 3.1, RFC 7323, RFC 2018), read as Linux reads them (net/ipv4/tcp_input.c,
+ * tcp_parse_options): a malformed length ends the parsing, and what was read before counts.
  *
- * The caller copies the options into `option_bytes`; the parser is a global function that works on that per-CPU map, so that
- * the verifier checks it once and need not follow every combination of options through the rest of the program.
+ * The caller copies the options into `option_bytes`; the parser is a global function that works on that
+ * per-CPU map, so that the verifier checks it once and need not follow every combination of options through
+ * the rest of the program.
  */
 #pragma once
 
@@ -13,14 +14,14 @@
 #define TCP_MAX_OPTIONS 40
 
 struct option_bytes {
-	__u8 bytes[64];		/* the options, at most TCP_MAX_OPTIONS */
-	__be32 tsval;		/* valid if timestamps */
+	__u8 bytes[64]; /* the options, at most TCP_MAX_OPTIONS */
+	__be32 tsval;	/* valid if timestamps */
 	__be32 tsecr;
-	__u16 mss;		/* 0: absent */
-	__u8 wscale;		/* COOKIE_NO_WSCALE: absent */
+	__u16 mss;   /* 0: absent */
+	__u8 wscale; /* COOKIE_NO_WSCALE: absent */
 	__u8 sack;
 	__u8 timestamps;
-	__u32 zero;		/* always 0, see forget() */
+	__u32 zero; /* always 0, see forget() */
 };
 
 struct {
@@ -39,8 +40,9 @@ static __always_inline struct option_bytes *option_scratch(void)
 
 #define BYTE(options, at) ((options)->bytes[(at) & 63])
 #define BE16(options, at) ((__u16)(BYTE(options, at) << 8 | BYTE(options, (at) + 1)))
-#define RAW32(options, at) ((__u32)BYTE(options, at) | (__u32)BYTE(options, (at) + 1) << 8 | \
-			    (__u32)BYTE(options, (at) + 2) << 16 | (__u32)BYTE(options, (at) + 3) << 24)
+#define RAW32(options, at)                                                                                 \
+	((__u32)BYTE(options, at) | (__u32)BYTE(options, (at) + 1) << 8 |                                  \
+	 (__u32)BYTE(options, (at) + 2) << 16 | (__u32)BYTE(options, (at) + 3) << 24)
 
 static __always_inline void read_option(struct option_bytes *options, __u32 at, __u8 kind, __u8 length)
 {
@@ -60,7 +62,8 @@ static __always_inline void read_option(struct option_bytes *options, __u32 at, 
 	}
 }
 
-/* Parses `length` bytes of option_bytes.bytes into the map's other fields. Returns 0, or -1 when there is no map. */
+/* Parses `length` bytes of option_bytes.bytes into the map's other fields. Returns 0, or -1 when there is
+ * no map. */
 __noinline int parse_tcp_options(__u32 length)
 {
 	struct option_bytes *options = option_scratch();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * VIP:port on the wire, the server's own address and port in the kernel. Checksums are corrected, never computed anew, through the helpers that
- * know what the device has done or will do about them.
+ * VIP:port on the wire, the server's own address and port in the kernel. Checksums are corrected, never
+ * computed anew, through the helpers that know what the device has done or will do about them.
  */
 #pragma once
 
@@ -10,28 +10,28 @@
 #include "kernel.h"
 #include "verdict.h"
 
-struct {			/* VIP:port -> the server on this host */
+struct { /* VIP:port -> the server on this host */
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_VIPS);
 	__type(key, struct vip_key);
 	__type(value, struct service);
 } services SEC(".maps");
 
-struct {			/* by the local tuple, while no full socket carries it: opening, TIME_WAIT, resets */
+struct { /* by the local tuple, while no full socket carries it: opening, TIME_WAIT, resets */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
 	__type(key, struct tuple);
 	__type(value, struct mapping);
 } mappings SEC(".maps");
 
-struct {			/* the same, with the socket: as long as it lives, and never evicted */
+struct { /* the same, with the socket: as long as it lives, and never evicted */
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, struct mapping);
 } connections SEC(".maps");
 
-#define IP_OFFSET(field) (ETH_LENGTH + offsetof(struct iphdr, field))
+#define IP_OFFSET(field)  (ETH_LENGTH + offsetof(struct iphdr, field))
 #define TCP_OFFSET(field) (ETH_LENGTH + IP_LENGTH + offsetof(struct tcphdr, field))
 
 struct headers {
@@ -57,15 +57,18 @@ static __always_inline int find_headers(struct __sk_buff *skb, struct headers *h
 	headers->eth = data;
 	headers->ip = data + ETH_LENGTH;
 	headers->tcp = data + ETH_LENGTH + IP_LENGTH;
-	return headers->eth->h_proto == bpf_htons(ETH_P_IP) && headers->ip->version == 4 && headers->ip->ihl == 5 &&
-	       headers->ip->protocol == IPPROTO_TCP && !(headers->ip->frag_off & IP_FRAGMENT);
+	return headers->eth->h_proto == bpf_htons(ETH_P_IP) && headers->ip->version == 4 &&
+	       headers->ip->ihl == 5 && headers->ip->protocol == IPPROTO_TCP &&
+	       !(headers->ip->frag_off & IP_FRAGMENT);
 }
 
-/* Replaces an address and a port at the given offsets. 0, or negative: the packet is then half-written and must be dropped. */
-static __always_inline long rewrite(struct __sk_buff *skb, __u32 address_at, __u32 port_at, __be32 old_address, __be16 old_port,
-				    __be32 address, __be16 port)
+/* Replaces an address and a port at the given offsets. 0, or negative: the packet is then half-written and
+ * must be dropped. */
+static __always_inline long rewrite(struct __sk_buff *skb, __u32 address_at, __u32 port_at,
+				    __be32 old_address, __be16 old_port, __be32 address, __be16 port)
 {
-	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), old_address, address, BPF_F_PSEUDO_HDR | sizeof(address)))
+	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), old_address, address,
+				BPF_F_PSEUDO_HDR | sizeof(address)))
 		return -1;
 	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), old_port, port, sizeof(port)))
 		return -1;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The lab's own XDP programs: bare decisions (what a frame costs before anybody looks at it, and what a veth's peer needs so that frames sent back
- * with XDP_TX arrive), and the replayer, which makes a frame anew before each run of the program under test.
+ * The lab's own XDP programs: bare decisions (what a frame costs before anybody looks at it, and what a
+ * veth's peer needs so that frames sent back with XDP_TX arrive), and the replayer, which makes a frame
+ * anew before each run of the program under test.
  */
 #include "cookie.h"
 
@@ -24,28 +25,31 @@ int xdp_drop(struct xdp_md *ctx)
 }
 
 /*
- * The replayer. Live frames (BPF_F_TEST_XDP_LIVE_FRAMES) come round again as the program under test has left them, encapsulated or answered: measuring with
- * them as they are would measure something else. So this program runs first, writes the request anew, and calls the program under test.
+ * The replayer. Live frames (BPF_F_TEST_XDP_LIVE_FRAMES) come round again as the program under test has
+ * left them, encapsulated or answered: measuring with them as they are would measure something else. So
+ * this program runs first, writes the request anew, and calls the program under test.
  *
- * Requests come from REPLAY_PORTS client ports in turn. In each cycle a port either opens a new connection, with the cookie that the router would have given it, or
- * says the next request on the connection that it has.
+ * Requests come from REPLAY_PORTS client ports in turn. In each cycle a port either opens a new connection,
+ * with the cookie that the router would have given it, or says the next request on the connection that it
+ * has.
  */
-#define REPLAY_PORTS	1024	/* power of two */
+#define REPLAY_PORTS	  1024 /* power of two */
 #define REPLAY_FIRST_PORT 2048
-#define REPLAY_CAPACITY	256
+#define REPLAY_CAPACITY	  256
 
 enum replay_mode { REPLAY_FIRST_REQUEST = 0, REPLAY_NEXT_REQUEST = 1 };
 
 struct replay {
-	__u32 mode;		/* enum replay_mode */
-	__u32 length;		/* of the frame */
-	__u32 payload;		/* bytes of the request in it */
-	__u32 options;		/* the low byte of cookies */
-	__u32 salt;		/* of the connections' numbers, so that they are not those of an earlier sample */
+	__u32 mode;    /* enum replay_mode */
+	__u32 length;  /* of the frame */
+	__u32 payload; /* bytes of the request in it */
+	__u32 options; /* the low byte of cookies */
+	__u32 salt;    /* of the connections' numbers, so that they are not those of an earlier sample */
 	__u32 reserved;
-	__u64 position;		/* how many frames were made */
-	__u64 failed;		/* how many were not */
-	__u8 frame[REPLAY_CAPACITY]; /* Ethernet, IPv4 and TCP with any ports and numbers, and the request */
+	__u64 position;		     /* how many frames were made */
+	__u64 failed;		     /* how many were not */
+	__u8 frame[REPLAY_CAPACITY]; /* Ethernet, IPv4 and TCP with any ports and numbers, and the request
+				      */
 };
 
 struct {
@@ -96,7 +100,8 @@ int replay(struct xdp_md *ctx)
 
 	if (!replay)
 		return XDP_ABORTED;
-	if (!bpf_xdp_store_bytes(ctx, 0, replay->frame, bounded_length(replay->length, REPLAY_CAPACITY)) && !write_numbers(ctx, replay)) {
+	if (!bpf_xdp_store_bytes(ctx, 0, replay->frame, bounded_length(replay->length, REPLAY_CAPACITY)) &&
+	    !write_numbers(ctx, replay)) {
 		replay->position++;
 		bpf_tail_call(ctx, &under_test, 0);
 	}
