@@ -86,7 +86,7 @@ class Program(BaseModel):
 
     def open(self, network: Network, scenario: Scenario, stack: ExitStack) -> Instrument:
         """A namespace with a veth pair, the instruments, and a router with the scenario's routes."""
-        namespace = stack.enter_context(_bench(network))
+        namespace = stack.enter_context(_bench(network, f"bench-{self.frame}"))
         instruments = stack.enter_context(BpfObject.open(topology.INSTRUMENTS))
         instruments.load()
         with entered(namespace):
@@ -99,9 +99,9 @@ class Program(BaseModel):
 
 
 @contextmanager
-def _bench(network: Network) -> Iterator[str]:
+def _bench(network: Network, name: str) -> Iterator[str]:
     """A namespace with the two ends of a cable, `near` and `far`. What is attached there goes with it."""
-    with topology.spare_namespace(network.run, "bench") as namespace:
+    with topology.spare_namespace(network.run, name) as namespace:
         with entered(namespace), IPRoute() as netlink:
             netlink.link("add", ifname="near", kind="veth", peer={"ifname": "far"})
             for name in ("near", "far"):
