@@ -275,12 +275,13 @@ enum verdict {
 	TX_RESET_NO_ROUTE,
 	TX_BAD_REQUEST,			/* 400: malformed or ambiguous, see http.h */
 	TX_LENGTH_REQUIRED,		/* 411: Transfer-Encoding, the end of the body could not be followed */
-	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet */
+	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 126 lines */
 	TX_URI_TOO_LONG,		/* 414: path over MAX_PATH */
-	TX_BODY_TOO_LARGE,		/* 413: Content-Length over 2^31 - 1, more than sequence numbers can compare */
+	TX_BODY_TOO_LARGE,		/* 413: head and body over 2^31 - 1, more than sequence numbers compare */
 	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
+	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
 
 	/* Router: encapsulated, XDP_TX */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */

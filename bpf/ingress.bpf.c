@@ -205,6 +205,32 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 	return forward(ctx, segment, flow, FORWARDED_CLOSE);
 }
 
+/*
+ * Data on a connection that the router has answered. The request again gets the answer again; what else
+ * comes, the rest of a body mostly, is acknowledged and thrown away, so that a client which writes
+ * everything before it reads gets to see the answer.
+ */
+static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const struct segment *segment,
+						     const struct entry *entry)
+{
+	__u32 ack = entry->flow->next_request_seq;
+	struct reply reply = {
+		.seq = segment->ack,
+		.window = later_window(entry->flow->cookie),
+		.flags = TCP_ACK,
+		.answer = -1,
+	};
+
+	if (segment->seq == entry->flow->request_seq)
+		return say(ctx, segment, entry->flow->cookie, ack, entry->flow->answer);
+	if (seq_before(ack, data_end(segment))) {
+		ack = data_end(segment);
+		CHANGE_FLOW(entry, segment, flow->next_request_seq = ack);
+	}
+	reply.ack = ack;
+	return send_answer(ctx, segment, &reply, TX_DISCARDED);
+}
+
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment,
@@ -216,9 +242,7 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struc
 	    cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
 		return open_flow(ctx, segment, entry);
 	if (flow->state == FLOW_ANSWERED)
-		return segment->seq == flow->request_seq
-			       ? say(ctx, segment, flow->cookie, flow->next_request_seq, flow->answer)
-			       : DROP_ANSWERED;
+		return on_answered_data(ctx, segment, entry);
 	if (!seq_before(segment->seq, flow->next_request_seq))
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))

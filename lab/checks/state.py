@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -13,12 +14,17 @@ from pydantic import Field
 
 from lab.checks.base import CheckBase, request_to, server_of, wrong_with
 from lab.clients import http_client
-from lab.errors import UsageError
+from lab.errors import NotReady, UsageError
 from lab.interfaces import CheckResult, Context
+from lab.process import wait_until
 from lab.topology import Host
 
 ESTABLISHED, LISTEN = "01", "0A"
 """states in /proc/net/tcp (include/net/tcp_states.h)"""
+RETRANSMISSION = "01"
+"""which timer runs (net/ipv4/tcp_ipv4.c, get_tcp4_sock): something was sent, and is not acknowledged"""
+SETTLE_SECONDS = 5.0
+"""enough for a few retransmissions: the first comes after 0.2 s, that of a SYN after 1 s"""
 TELLING = ("Tcp.RetransSegs", "TcpExt.TCPSynRetrans")
 RELATED = (
     "TcpExt.TCPTimeouts",
@@ -31,11 +37,12 @@ RELATED = (
 
 @dataclass(frozen=True)
 class Socket:
-    """A line of /proc/net/tcp: addresses are (IPv4 address, or None for IPv6, and port)."""
+    """A line of /proc/net/tcp: addresses are (IPv4 address, or None for IPv6, and port). ``timer``: which one runs."""
 
     local: tuple[IPv4Address | None, int]
     remote: tuple[IPv4Address | None, int]
     state: str
+    timer: str = "00"
 
 
 def sockets(host: Host) -> list[Socket]:
@@ -43,7 +50,7 @@ def sockets(host: Host) -> list[Socket]:
     with host.entered():
         texts = [Path(f"/proc/thread-self/net/{name}") for name in ("tcp", "tcp6")]
         lines = [line for path in texts if path.exists() for line in path.read_text().splitlines()[1:]]
-    return [Socket(_end(fields[1]), _end(fields[2]), fields[3]) for fields in map(str.split, lines)]
+    return [Socket(_end(fields[1]), _end(fields[2]), fields[3], fields[5][:2]) for fields in map(str.split, lines)]
 
 
 def _end(text: str) -> tuple[IPv4Address | None, int]:
@@ -145,11 +152,19 @@ class TcpRetransmits(CheckBase):
         return f"at most {self.tcp_retransmits} segments sent twice" if self.tcp_retransmits else "nothing sent twice"
 
     def run(self, context: Context) -> CheckResult:
-        """Compare with the counters from before the first check."""
-        before, after = context.started_with["client"], context.network.client.tcp_counters()
+        """Compare with the counters from before the first check, once all that was sent is acknowledged."""
+        client = context.network.client
+        with suppress(NotReady):  # what is never acknowledged is sent again, and so gets into the counters
+            wait_until(lambda: _all_acknowledged(client), seconds=SETTLE_SECONDS, what="the client's acknowledgements")
+        before, after = context.started_with["client"], client.tcp_counters()
         grown = {name: after.get(name, 0) - before.get(name, 0) for name in (*TELLING, *RELATED)}
         seen = ", ".join(f"{name}: {grown[name]}" for name in TELLING)
         if max(grown[name] for name in TELLING) <= self.tcp_retransmits:
             return self.passed(seen)
         others = ", ".join(f"{name}: {grown[name]}" for name in RELATED if grown[name])
         return self.failed(f"{seen} ({others})" if others else seen)
+
+
+def _all_acknowledged(host: Host) -> bool:
+    """Whether no connection waits for an acknowledgement: neither of data, nor of the FIN that was its last word."""
+    return all(one.timer != RETRANSMISSION for one in sockets(host))

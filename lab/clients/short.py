@@ -3,7 +3,8 @@
     python short.py '{"address": "198.18.100.80", "port": 80, "host": "shop.test", "path": "/", "count": 1000, ...}'
 
 Each connection carries one request with ``Connection: close``; the server answers and closes first, then the client
-closes too, so that its port is free at once. Every ``post_every``-th request is a POST. One thread and epoll: many
+closes too, so that its port is free at once. Every ``post_every``-th request is a POST, whose answer must say how much
+arrived. One thread and epoll: many
 at a time, each with a deadline. Prints a line of JSON: answered, failed, reasons.
 """
 
@@ -29,6 +30,7 @@ class Exchange:
 
     sock: socket.socket
     unsent: memoryview
+    posted: int
     deadline: float
     received: bytearray = field(default_factory=bytearray)
 
@@ -63,9 +65,10 @@ class Load:
     def _begin(self) -> None:
         self.started += 1
         every = self.plan["post_every"]
-        data = self.post if every and self.started % every == 0 else self.get
+        posts = bool(every) and self.started % every == 0
+        data, posted = (self.post, self.plan["body"]) if posts else (self.get, 0)
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        exchange = Exchange(sock, memoryview(data), time.monotonic() + self.plan["seconds"])
+        exchange = Exchange(sock, memoryview(data), posted, time.monotonic() + self.plan["seconds"])
         self.open[sock.fileno()] = exchange
         self.epoll.register(sock, select.EPOLLOUT)
         result = sock.connect_ex((self.plan["address"], self.plan["port"]))
@@ -89,13 +92,15 @@ class Load:
             return
         exchange.received += data
         if not data:
-            self._end(exchange, self._judged(bytes(exchange.received)))
+            self._end(exchange, self._judged(bytes(exchange.received), exchange.posted))
 
-    def _judged(self, answer: bytes) -> str:
-        """What is wrong with an answer; empty if nothing."""
+    def _judged(self, answer: bytes, posted: int) -> str:
+        """What is wrong with the answer to a request with a body of that size; empty if nothing."""
         head, _, body = answer.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200 "):
             return f"answer: {head[:30].decode('latin-1')!r}"
+        if posted and f"\r\nX-Received: {posted}\r\n".encode() not in head + b"\r\n":
+            return f"a body of {posted} bytes did not arrive whole"
         return "" if body == self.expected else f"{len(body)} bytes of another body"
 
     def _expire(self) -> None:

@@ -226,10 +226,10 @@ def reset_of(segment: Segment) -> bytes:
     return reply(segment, "R", segment.ack, 0, 0)
 
 
-def acknowledgement_of(segment: Segment, flags: str = "A") -> bytes:
-    """The answer to a keepalive probe (ACK) or to a FIN (ACK, or FIN and ACK): the number after the segment's."""
+def acknowledgement_of(segment: Segment, flags: str = "A", ack: int | None = None) -> bytes:
+    """The answer to a keepalive probe (ACK) or to a FIN (ACK, or FIN and ACK): the number after it, or `ack`."""
     window = segment.connection.window
-    return reply(segment, flags, segment.ack, segment.seq + 1, window, _echo(segment))
+    return reply(segment, flags, segment.ack, segment.seq + 1 if ack is None else ack, window, _echo(segment))
 
 
 def answer_to(segment: Segment, status: str) -> bytes:

@@ -31,6 +31,7 @@ CLIENTS = {
     "nothing": Connection(options=SynOptions()),
     "window scale": Connection(options=SynOptions(mss=1460, wscale=0)),
     "timestamps": Connection(options=SynOptions(mss=1460, tsval=1)),
+    "every bit of the cookie": Connection(options=SynOptions(mss=1460, wscale=14, sack=True, tsval=1), epoch=1),
 }
 
 
@@ -195,12 +196,8 @@ def test_the_clients_end_is_acknowledged(router: Router, connection: Connection,
 LATE: dict[str, Segment] = {
     "acknowledgement of the answer": ALICE.ack(AFTER, acked=66),
     "acknowledgement after the end": ALICE.ack(AFTER + 1, acked=67),
-    "rest of the body": ALICE.data(b"b" * 500, AFTER, acked=0),
-    "next request": ALICE.data(HEAD, AFTER, acked=66),
-    "data behind a gap": ALICE.data(HEAD, AFTER + 100),
     "end at another place": ALICE.fin(AFTER + 1),
     "end before": ALICE.fin(AFTER - 1),
-    "part of the request": ALICE.data(UNKNOWN[5:], 5),
 }
 
 
@@ -211,6 +208,27 @@ def test_anything_else_is_dropped(router: Router, segment: Segment, backend: int
     before = router.flow(ALICE)
     router.drops(segment, "DROP_ANSWERED")
     assert router.flow(ALICE) == before
+
+
+MORE: dict[str, tuple[Segment, int]] = {
+    "rest of the body": (ALICE.data(b"b" * 500, AFTER, acked=0), AFTER + 500),
+    "its end": (ALICE.fin(AFTER, payload=b"b" * 500), AFTER + 501),
+    "next request": (ALICE.data(HEAD, AFTER, acked=66), AFTER + len(HEAD)),
+    "data behind a gap": (ALICE.data(HEAD, AFTER + 100), AFTER + 100 + len(HEAD)),
+    "part of the request": (ALICE.data(UNKNOWN[5:], 5), AFTER),
+}
+
+
+@pytest.mark.parametrize(("segment", "acknowledged"), MORE.values(), ids=MORE)
+@pytest.mark.parametrize("backend", [NO_BACKEND, 0], ids=["no backend", "backend"])
+def test_more_data_is_acknowledged_and_thrown_away(
+    router: Router, segment: Segment, acknowledged: int, backend: int
+) -> None:
+    """A client that writes its whole body before it reads must get that far."""
+    answered(router, backend)
+    until = ALICE.start + acknowledged & 0xFFFFFFFF
+    router.sends(segment, "TX_DISCARDED", acknowledgement_of(segment, ack=until))
+    assert fields(router, ALICE, "next_request_seq", "state") == {"next_request_seq": until, "state": FLOW_ANSWERED}
 
 
 @pytest.mark.parametrize("at", [AFTER, AFTER + 1, 0])

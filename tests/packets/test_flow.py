@@ -1,13 +1,12 @@
 """Known connections: what a segment is, its sequence number says, and a request is routed however late it comes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from packets import oracle
-from packets.bench import FLOW_SETS, Router, entry
-from packets.frames import Connection, Segment, acknowledgement_of, request
+from packets.bench import Router, entry
+from packets.frames import Connection, acknowledgement_of, request
 from packets.oracle import FLOW_ANSWERED, FLOW_CLOSING, Route, SynOptions
 
 ALICE = Connection()
@@ -80,6 +79,15 @@ def test_a_retransmission_is_not_routed_anew(router: Router) -> None:
     known(router)
     router.route(Route("api", prefix="/"))
     router.forwards(ALICE.data(HEAD), "FORWARDED_AGAIN", "web-1", opens=True)
+
+
+def test_a_late_duplicate_of_the_first_request_opens_nothing(router: Router) -> None:
+    """Its cookie is valid for ever: it must not look like a new connection, or a POST would run twice."""
+    first, second = ALICE.data(HEAD), ALICE.data(HEAD, AFTER_HEAD, acked=300)
+    made = entry(first, "web", "web-1") | entry(second, "web", "web-1", first=0)
+    router.put_flow(ALICE, **made)
+    router.forwards(first, "FORWARDED", "web-1", opens=False)
+    assert router.flow(ALICE) == made
 
 
 # ---- acknowledgements and bodies ------------------------------------------------------------------------
@@ -318,6 +326,13 @@ def test_acknowledgements_of_the_old_connection_still_are(router: Router) -> Non
     router.forwards(AGAIN.ack(at=1), "FORWARDED", "web-1")
 
 
+def test_a_reset_of_the_new_connection_is_never_answered(router: Router) -> None:
+    before = known(router, syn_seen=1, syn_isn=AGAIN.isn)
+    for at in (-1, 0):
+        router.forwards(AGAIN.rst(at, "RA"), "FORWARDED_CLOSE", "web-1")
+    assert router.flow(ALICE) == before
+
+
 def test_without_a_syn_nothing_is_taken_for_a_handshake(router: Router) -> None:
     known(router)
     router.forwards(AGAIN.ack(), "FORWARDED", "web-1")
@@ -375,42 +390,3 @@ def test_no_timestamps_are_needed_for_any_of_it(router: Router) -> None:
     router.drops(plain.ack(), "DROP_HANDSHAKE_ACK")
     router.opens(plain.data(HEAD), "web")
     router.forwards(plain.data(HEAD, AFTER_HEAD), "ROUTED_NEXT", router.backend_of("web", plain))
-
-
-# ---- the table ------------------------------------------------------------------------------------------
-
-
-def neighbours(count: int, make: Callable[[int], Connection]) -> list[Connection]:
-    """Connections that share one set of the flow table."""
-    candidates = (make(port) for port in range(1024, 65535))
-    found = [one for one in candidates if oracle.flow_place(one.tuple, FLOW_SETS)[0] == 3]
-    return found[:count]
-
-
-def test_a_set_of_the_table_holds_as_many_flows_as_it_has_ways(router: Router) -> None:
-    connections = neighbours(oracle.FLOW_WAYS, lambda port: Connection(port=port))
-    for connection in connections:
-        router.opens(connection.data(HEAD), "web")
-    for connection in connections:
-        segment = connection.data(HEAD)
-        assert router.flow(connection) == entry(segment, "web", router.backend_of("web", connection))
-        router.forwards(connection.ack(AFTER_HEAD), "FORWARDED", router.backend_of("web", connection))
-
-
-def test_one_more_takes_the_place_of_another(router: Router) -> None:
-    connections = neighbours(oracle.FLOW_WAYS + 3, lambda port: Connection(port=port))
-    for connection in connections:
-        router.opens(connection.data(HEAD), "web")
-        router.forwards(connection.ack(AFTER_HEAD), "FORWARDED", router.backend_of("web", connection))
-    assert router.flows() == oracle.FLOW_WAYS
-    assert sum(router.flow(connection) is not None for connection in connections) == oracle.FLOW_WAYS
-
-
-def test_tuples_that_differ_in_one_number_are_different_flows(router: Router) -> None:
-    known(router)
-    others: list[Segment] = [
-        Connection(port=ALICE.port + 1).ack(AFTER_HEAD),
-        Connection(client="198.18.0.3").ack(AFTER_HEAD),
-    ]
-    for segment in others:
-        router.drops(segment, "DROP_NO_FLOW")

