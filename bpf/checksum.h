@@ -25,6 +25,12 @@ static __always_inline __u64 checksum_add(__u64 sum, const void *data, __u32 wor
 	return sum;
 }
 
+/* The checksum once a 32-bit word that it covers is replaced (RFC 1624, equation 3). */
+static __always_inline __u16 checksum_replace(__u16 check, __u32 old, __u32 word)
+{
+	return checksum_fold((__u64)(__u16)~check + (__u32)~old + word);
+}
+
 /* Sum of the TCP pseudo-header (RFC 9293, 3.1); `length`: TCP header and payload, bytes. */
 static __always_inline __u64 checksum_pseudo(__be32 source, __be32 destination, __u16 length)
 {

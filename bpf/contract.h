@@ -223,7 +223,6 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 
 #define MARK_MAGIC	0x52410000 /* "RA": skb->mark of packets the agent sends round through ingress again */
 #define MARK_MAGIC_MASK	0xffff0000
-#define MARK_RESET	0x00000100 /* the reset that clears an old socket: pass it on */
 #define MARK_OPENS	0x00000200 /* a validated first request */
 #define MARK_LATER	0x00000400 /* a later segment that waits for the old socket's end */
 #define MARK_ATTEMPTS	0x000000ff /* how often it went round */
@@ -297,7 +296,7 @@ enum verdict {
 	AGENT_OPENED_ALREADY,		/* retransmitted first request, to the socket it opened */
 	AGENT_DELIVERED,		/* later packet, translated */
 	AGENT_NO_LISTENER,		/* first request, nobody listens: the kernel refuses it with an RST */
-	AGENT_RESET_INJECTED,		/* the agent's own reset, on its way to an old socket */
+	AGENT_CLEARING,			/* turned into a reset for an old socket; a clone goes round behind it */
 
 	/* Agent, ingress: dropped */
 	AGENT_DROP_SOURCE = VERDICT_AGENT_DROP, /* encapsulated, but not by a configured router */
@@ -310,8 +309,7 @@ enum verdict {
 	AGENT_DROP_ATTEMPTS,		/* the old socket is still there after MAX_ATTEMPTS */
 
 	/* Agent, ingress: round through ingress once more */
-	AGENT_CLEARING = VERDICT_AGENT_AGAIN, /* reset injected for an old socket, the first request goes behind it */
-	AGENT_WAITING,			/* later segment that overtook it */
+	AGENT_WAITING = VERDICT_AGENT_AGAIN, /* later segment of a connection whose old socket is being cleared */
 
 	/* Agent, egress */
 	AGENT_EGRESS_PASS = VERDICT_AGENT_EGRESS,

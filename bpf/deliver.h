@@ -40,13 +40,6 @@ static __always_inline int read_arrival(struct __sk_buff *skb, struct arrival *a
 	return 1;
 }
 
-static __always_inline enum verdict wait_for_clearing(struct __sk_buff *skb)
-{
-	enum verdict verdict = go_round(skb, MARK_LATER, AGENT_WAITING);
-
-	return verdict == AGENT_WAITING ? verdict : AGENT_DROP_UNOPENED;
-}
-
 /*
  * A later packet, translated. Where only the listener would get it, and the connection is not known to have
  * opened, it has overtaken the first request: the kernel would reset the connection, so it is dropped and
@@ -59,7 +52,7 @@ static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const s
 	int live = 0;
 
 	if (mapping && mapping->state == MAPPING_CLEARING)
-		return wait_for_clearing(skb);
+		return mark_round(skb, MARK_LATER) ? AGENT_DROP_UNOPENED : AGENT_WAITING;
 	if (mapping && mapping->state == MAPPING_OPEN)
 		return AGENT_DELIVERED;
 	sk = find_socket(skb, local);
@@ -89,8 +82,8 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, int opens)
 		return AGENT_DROP_NOT_SERVED;
 	if (opens && (!arrival.length || !cookie_check(tuple, arrival.seq - 1, arrival.ack - 1)))
 		return AGENT_DROP_COOKIE;
-	if (rewrite(skb, IP_OFFSET(daddr), TCP_OFFSET(dest), tuple->server, tuple->server_port,
-		    service->address, service->port))
+	if (rewrite(skb, TRANSLATE_DESTINATION, tuple->server, tuple->server_port, service->address,
+		    service->port))
 		return AGENT_DROP_MALFORMED;
 	tuple->server = service->address;
 	tuple->server_port = service->port;
@@ -109,8 +102,6 @@ static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
 	struct mapping mapping;
 	struct arrival arrival;
 
-	if (skb->mark & MARK_RESET)
-		return AGENT_RESET_INJECTED;
 	if (!read_arrival(skb, &arrival))
 		return AGENT_DROP_MALFORMED;
 	if (skb->mark & MARK_LATER)

@@ -55,8 +55,7 @@ static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct 
 
 	set_options(&attrs, mapping->cookie);
 	set_timestamps(skb, header_length, &attrs);
-	mapping->state = MAPPING_OPENING;
-	if (bpf_map_update_elem(&mappings, local, mapping, BPF_ANY))
+	if (remember(local, mapping, MAPPING_OPENING))
 		return AGENT_DROP_REFUSED;
 	sk = (struct sock *)bpf_skc_to_tcp_sock(listener);
 	if (!sk || bpf_sk_assign_tcp_reqsk(skb, sk, &attrs, sizeof(attrs)))
@@ -94,8 +93,7 @@ static __always_inline enum verdict open_connection(struct __sk_buff *skb, const
 	enum verdict verdict;
 
 	if (!sk) {
-		mapping->state = MAPPING_OPEN;
-		bpf_map_update_elem(&mappings, local, mapping, BPF_ANY);
+		remember(local, mapping, MAPPING_OPEN);
 		return AGENT_NO_LISTENER;
 	}
 	if (sk->state == BPF_TCP_LISTEN)

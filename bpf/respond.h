@@ -14,18 +14,27 @@ static __always_inline int owns_tuple(const struct bpf_sock *sk, const struct tu
 	       sk->src_port == bpf_ntohs(local->server_port);
 }
 
-/* The mapping found by tuple moves into the socket, which has now shown that it exists. */
-static __always_inline void keep_with_socket(struct bpf_sock *sk, struct mapping *mapping)
+/*
+ * The socket has shown that it exists. From its second segment on it carries the mapping itself, and no
+ * eviction can cut a response; a connection that ends after one answer is spared that.
+ */
+static __always_inline void note_segment(struct bpf_sock *sk, struct mapping *mapping, int ends)
 {
 	struct mapping *kept;
 
-	mapping->state = MAPPING_OPEN;
+	if (mapping->state != MAPPING_OPEN) {
+		mapping->state = MAPPING_OPEN;
+		return;
+	}
+	if (ends)
+		return;
 	kept = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (kept)
 		*kept = *mapping;
 }
 
-static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb, const struct tuple *local)
+static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb, const struct tuple *local,
+							  int ends)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct mapping *mapping;
@@ -38,7 +47,7 @@ static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb,
 			return mapping;
 		mapping = bpf_map_lookup_elem(&mappings, local);
 		if (mapping)
-			keep_with_socket(sk, mapping);
+			note_segment(sk, mapping, ends);
 		return mapping;
 	}
 	return bpf_map_lookup_elem(&mappings, local);
@@ -60,11 +69,11 @@ static __always_inline enum verdict respond(struct __sk_buff *skb)
 	local.server = headers.ip->saddr;
 	local.client_port = headers.tcp->dest;
 	local.server_port = headers.tcp->source;
-	mapping = find_mapping(skb, &local);
+	mapping = find_mapping(skb, &local, tcp_flags(headers.tcp) & (TCP_FIN | TCP_RST));
 	if (!mapping)
 		return AGENT_EGRESS_PASS;
-	if (rewrite(skb, IP_OFFSET(saddr), TCP_OFFSET(source), local.server, local.server_port,
-		    mapping->vip, mapping->vip_port))
+	if (rewrite(skb, TRANSLATE_SOURCE, local.server, local.server_port, mapping->vip,
+		    mapping->vip_port))
 		return AGENT_EGRESS_DROP;
 	return AGENT_EGRESS_TRANSLATED;
 }

@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 
+#include "checksum.h"
 #include "kernel.h"
 #include "verdict.h"
 
@@ -31,7 +32,6 @@ struct { /* the same, with the socket: as long as it lives, and never evicted */
 	__type(value, struct mapping);
 } connections SEC(".maps");
 
-#define IP_OFFSET(field)  (ETH_LENGTH + offsetof(struct iphdr, field))
 #define TCP_OFFSET(field) (ETH_LENGTH + IP_LENGTH + offsetof(struct tcphdr, field))
 
 struct headers {
@@ -62,19 +62,45 @@ static __always_inline int find_headers(struct __sk_buff *skb, struct headers *h
 	       !(headers->ip->frag_off & IP_FRAGMENT);
 }
 
-/* Replaces an address and a port at the given offsets. 0, or negative: the packet is then half-written and
- * must be dropped. */
-static __always_inline long rewrite(struct __sk_buff *skb, __u32 address_at, __u32 port_at,
-				    __be32 old_address, __be16 old_port, __be32 address, __be16 port)
+/* The tuple's mapping, made or changed. 0, or negative if there is no room. */
+static __always_inline long remember(const struct tuple *local, struct mapping *mapping, __u16 state)
 {
+	struct mapping *known = bpf_map_lookup_elem(&mappings, local);
+
+	mapping->state = state;
+	if (!known)
+		return bpf_map_update_elem(&mappings, local, mapping, BPF_ANY);
+	if (known != mapping)
+		*known = *mapping;
+	return 0;
+}
+
+enum translated { TRANSLATE_SOURCE, TRANSLATE_DESTINATION };
+
+/*
+ * Replaces one end of the packet, which is `old_address`:`old_port` so far. 0, or negative: the packet is
+ * then half-written and must be dropped. The helpers know what the device did or will do about the TCP
+ * checksum; the rest is written directly.
+ */
+static __always_inline long rewrite(struct __sk_buff *skb, enum translated end, __be32 old_address,
+				    __be16 old_port, __be32 address, __be16 port)
+{
+	struct headers headers;
+
 	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), old_address, address,
 				BPF_F_PSEUDO_HDR | sizeof(address)))
 		return -1;
 	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), old_port, port, sizeof(port)))
 		return -1;
-	if (bpf_l3_csum_replace(skb, IP_OFFSET(check), old_address, address, sizeof(address)))
+	if (!find_headers(skb, &headers))
 		return -1;
-	if (bpf_skb_store_bytes(skb, address_at, &address, sizeof(address), 0))
-		return -1;
-	return bpf_skb_store_bytes(skb, port_at, &port, sizeof(port), 0);
+	headers.ip->check = checksum_replace(headers.ip->check, old_address, address);
+	if (end == TRANSLATE_SOURCE) {
+		headers.ip->saddr = address;
+		headers.tcp->source = port;
+	} else {
+		headers.ip->daddr = address;
+		headers.tcp->dest = port;
+	}
+	return 0;
 }

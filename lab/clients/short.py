@@ -3,9 +3,10 @@
     python short.py '{"address": "198.18.100.80", "port": 80, "host": "shop.test", "path": "/", "count": 1000, ...}'
 
 Each connection carries one request with ``Connection: close``; the server answers and closes first, then the client
-closes too, so that its port is free at once. Every ``post_every``-th request is a POST, whose answer must say how much
-arrived. One thread and epoll: many
-at a time, each with a deadline. Prints a line of JSON: answered, failed, reasons.
+closes too, so that its port is free at once. Ports are taken in turn: the kernel, left to choose, would hardly use half
+of a narrow range. Every ``post_every``-th request is a POST, whose answer must say how much arrived. One thread and
+epoll: many at a time, each with a deadline. Prints a line of JSON: answered, failed, reasons, and how often the least
+and the most used port was.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import select
 import socket
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ class Exchange:
 
     sock: socket.socket
     unsent: memoryview
+    port: int
     posted: int
     deadline: float
     received: bytearray = field(default_factory=bytearray)
@@ -46,6 +48,8 @@ class Load:
         self.reasons: Counter[str] = Counter()
         self.epoll = select.epoll()
         self.open: dict[int, Exchange] = {}
+        self.free = deque(range(plan["first_port"], plan["first_port"] + plan["ports"]))
+        self.used: Counter[int] = Counter()
         head = "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n"
         get = head.format("GET", plan["path"], plan["host"], "")
         post = head.format("POST", plan["path"], plan["host"], f"Content-Length: {plan['body']}\r\n")
@@ -60,7 +64,9 @@ class Load:
             for descriptor, _ in self.epoll.poll(POLL_SECONDS):
                 self._go_on(self.open[descriptor])
             self._expire()
-        return {"answered": self.answered, "failed": sum(self.reasons.values()), "reasons": dict(self.reasons)}
+        uses = [self.used[port] for port in self.free]
+        failed = sum(self.reasons.values())
+        return {"answered": self.answered, "failed": failed, "reasons": dict(self.reasons), "uses": [min(uses), max(uses)]}
 
     def _begin(self) -> None:
         self.started += 1
@@ -68,9 +74,12 @@ class Load:
         posts = bool(every) and self.started % every == 0
         data, posted = (self.post, self.plan["body"]) if posts else (self.get, 0)
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        exchange = Exchange(sock, memoryview(data), posted, time.monotonic() + self.plan["seconds"])
+        port = self.free.popleft()
+        self.used[port] += 1
+        exchange = Exchange(sock, memoryview(data), port, posted, time.monotonic() + self.plan["seconds"])
         self.open[sock.fileno()] = exchange
         self.epoll.register(sock, select.EPOLLOUT)
+        sock.bind(("", port))
         result = sock.connect_ex((self.plan["address"], self.plan["port"]))
         if result not in (0, errno.EINPROGRESS):
             self._end(exchange, f"connect: {errno.errorcode[result]}")
@@ -112,6 +121,7 @@ class Load:
         del self.open[exchange.sock.fileno()]
         self.epoll.unregister(exchange.sock)
         exchange.sock.close()
+        self.free.append(exchange.port)
         if reason:
             self.reasons[reason] += 1
         else:

@@ -86,26 +86,21 @@ class _WrkInstrument:
         address, port = running.target(self.model.cluster)
         url = f"http://{address}:{port}{self.model.path}"
         if self.warmup:
-            self._run(url, self.warmup)
-        return _judged(self._run(url, self.model.duration))
+            # wrk counts in whole seconds; an interrupt ends it earlier.
+            argv = ["timeout", "--signal=INT", f"{self.warmup:g}", *self._argv(url)]
+            self.client.run(argv, timeout=self.warmup + PATIENCE_SECONDS, check=False)
+        done = self.client.run(self._argv(url), timeout=self.model.duration + PATIENCE_SECONDS)
+        return _judged(json.loads(done.stdout.splitlines()[-1]))
 
-    def _run(self, url: str, seconds: float) -> dict[str, Any]:
+    def _argv(self, url: str) -> list[str]:
         model = self.model
-        argv = [
-            "wrk",
-            f"-t{model.threads}",
-            f"-c{model.connections}",
-            f"-d{max(1, round(seconds))}s",
-            "-s",
-            str(REPORT),
-        ]
+        duration = f"-d{max(1, round(model.duration))}s"
+        argv = ["wrk", f"-t{model.threads}", f"-c{model.connections}", duration, "-s", str(REPORT)]
         if model.host is not None:
             argv += ["-H", f"Host: {model.host}"]
         if model.close:
             argv += ["-H", "Connection: close"]
-        done = self.client.run([*argv, url], timeout=seconds + PATIENCE_SECONDS)
-        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return report
+        return [*argv, url]
 
 
 def _judged(report: dict[str, Any]) -> Sample:

@@ -87,12 +87,6 @@ def test_a_direct_syn_without_a_mapping_passes(agent: Agent) -> None:
     agent.passes("ingress", frame, "AGENT_PASS_SYN", frame)
 
 
-def test_the_agents_own_reset_passes(agent: Agent) -> None:
-    frame = direct(DIRECT.rst())
-    mark = oracle.MARK_MAGIC | oracle.MARK_RESET | 1
-    agent.passes("ingress", frame, "AGENT_RESET_INJECTED", frame, mark=mark)
-
-
 # ---- encapsulated, but not for us -----------------------------------------------------------------------
 
 

@@ -1,0 +1,11 @@
+"""Real traffic between network namespaces, real servers and clients, everything loaded as any user would.
+
+    bench          the network, and a client that is nothing but a TCP socket
+    data           which network: a scenario and its routing file
+    test_direct    servers and clients without a router: what is measured against, and what the others rely on
+    test_router    connections through the router and the agents
+    test_checks    the lab's checks and measures notice what they are there to notice
+    test_cleanup   a run leaves the machine as it found it
+
+Each needs root. Addresses are those of RFC 2544's benchmark network, and exist in these namespaces only.
+"""
