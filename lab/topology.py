@@ -251,6 +251,8 @@ def _port(host: Host) -> str:
 def _connect(fabric: Host, hosts: Sequence[Host], mtu: int) -> None:
     """A switch, and a cable from it to every host."""
     with fabric.entered(), IPRoute() as netlink:
+        for name in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
+            name.write_text("0")  # where br_netfilter is loaded: a switch is no firewall
         netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, mtu=mtu)
         switch = _index(netlink, BRIDGE)
         netlink.link("set", index=switch, state="up")
