@@ -301,7 +301,7 @@ enum verdict {
 	/* Agent, ingress: dropped */
 	AGENT_DROP_SOURCE = VERDICT_AGENT_DROP, /* encapsulated, but not by a configured router */
 	AGENT_DROP_MALFORMED,
-	AGENT_DROP_NOT_SERVED,		/* the inner destination is no VIP of this host */
+	AGENT_DROP_NOT_SERVED,		/* the inner destination is no VIP of this host, or the outer one another host */
 	AGENT_DROP_COOKIE,
 	AGENT_DROP_UNOPENED,		/* later packet on a tuple whose first request is not here yet */
 	AGENT_DROP_REFUSED,		/* the kernel refused the socket (MPTCP listener, sysctl, options) */

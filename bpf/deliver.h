@@ -65,7 +65,7 @@ static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const s
 
 /* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs.
  */
-static __always_inline enum verdict deliver(struct __sk_buff *skb, int opens)
+static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_destination, int opens)
 {
 	struct vip_key key = {};
 	struct mapping mapping = {};
@@ -78,7 +78,9 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, int opens)
 	key.address = tuple->server;
 	key.port = tuple->server_port;
 	service = bpf_map_lookup_elem(&services, &key);
-	if (!service)
+	/* A switch that does not know yet where a host is sends its frames to everybody, and tc sees them,
+	 * too. */
+	if (!service || service->address != outer_destination)
 		return AGENT_DROP_NOT_SERVED;
 	if (opens && (!arrival.length || !cookie_check(tuple, arrival.seq - 1, arrival.ack - 1)))
 		return AGENT_DROP_COOKIE;
@@ -136,6 +138,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	__u32 wanted = ETH_LENGTH + IP_LENGTH + TCP_LENGTH;
 	struct iphdr *ip;
 	void *data, *end;
+	__be32 outer_destination;
 	int opens;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
@@ -153,8 +156,9 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 		return AGENT_DROP_SOURCE;
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)
 		return AGENT_DROP_MALFORMED;
+	outer_destination = ip->daddr;
 	opens = ip->id == bpf_htons(OUTER_ID_OPENS);
 	if (bpf_skb_adjust_room(skb, -(int)IP_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return AGENT_DROP_MALFORMED;
-	return deliver(skb, opens);
+	return deliver(skb, outer_destination, opens);
 }

@@ -101,13 +101,29 @@ static __always_inline int echo_timestamps(struct xdp_md *ctx, const struct segm
 	return 0;
 }
 
-static __always_inline void swap_ethernet(struct ethhdr *eth)
+/*
+ * Makes the frame `length` bytes long and turns its Ethernet header round; NULL if that is impossible. It
+ * grows at the front: every driver leaves headroom for XDP, but behind the packet there may be none (veth's
+ * copies end with the data).
+ */
+static __always_inline struct ethhdr *turn_frame(struct xdp_md *ctx, const struct segment *segment,
+						 int length)
 {
-	__u8 address[ETH_ALEN];
+	struct ethhdr *eth = (void *)(long)ctx->data, turned;
+	int more = length - (int)segment->frame;
 
-	__builtin_memcpy(address, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, address, ETH_ALEN);
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return NULL;
+	__builtin_memcpy(turned.h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(turned.h_source, eth->h_dest, ETH_ALEN);
+	turned.h_proto = bpf_htons(ETH_P_IP);
+	if (more > 0 ? bpf_xdp_adjust_head(ctx, -more) : bpf_xdp_adjust_tail(ctx, more))
+		return NULL;
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) + IP_LENGTH + TCP_LENGTH > (void *)(long)ctx->data_end)
+		return NULL;
+	*eth = turned;
+	return eth;
 }
 
 static __always_inline void write_ip(struct iphdr *ip, const struct tuple *tuple, __u16 length)
@@ -159,12 +175,9 @@ static __noinline enum verdict send_reply(struct xdp_md *ctx, const struct segme
 		sum = (__u32)bpf_csum_diff(NULL, 0, (void *)answer->text, ANSWER_CAPACITY, 0);
 	}
 	tcp_length = TCP_LENGTH + options + text;
-	if (bpf_xdp_adjust_tail(ctx, (int)(ETH_LENGTH + IP_LENGTH + tcp_length) - (int)segment->frame))
+	eth = turn_frame(ctx, segment, ETH_LENGTH + IP_LENGTH + tcp_length);
+	if (!eth)
 		return DROP_NO_ROOM;
-	eth = (void *)(long)ctx->data;
-	if ((void *)(eth + 1) + IP_LENGTH + TCP_LENGTH > (void *)(long)ctx->data_end)
-		return DROP_NO_ROOM;
-	swap_ethernet(eth);
 	write_ip((void *)(eth + 1), &segment->tuple, IP_LENGTH + tcp_length);
 	sum += checksum_pseudo(segment->tuple.server, segment->tuple.client, tcp_length);
 	write_tcp((void *)(eth + 1) + IP_LENGTH, &segment->tuple, reply, sum);
