@@ -66,7 +66,12 @@ class Load:
             self._expire()
         uses = [self.used[port] for port in self.free]
         failed = sum(self.reasons.values())
-        return {"answered": self.answered, "failed": failed, "reasons": dict(self.reasons), "uses": [min(uses), max(uses)]}
+        return {
+            "answered": self.answered,
+            "failed": failed,
+            "reasons": dict(self.reasons),
+            "uses": [min(uses), max(uses)],
+        }
 
     def _begin(self) -> None:
         self.started += 1
@@ -79,10 +84,13 @@ class Load:
         exchange = Exchange(sock, memoryview(data), port, posted, time.monotonic() + self.plan["seconds"])
         self.open[sock.fileno()] = exchange
         self.epoll.register(sock, select.EPOLLOUT)
-        sock.bind(("", port))
-        result = sock.connect_ex((self.plan["address"], self.plan["port"]))
-        if result not in (0, errno.EINPROGRESS):
-            self._end(exchange, f"connect: {errno.errorcode[result]}")
+        try:
+            sock.bind(("", port))
+            sock.connect((self.plan["address"], self.plan["port"]))
+        except BlockingIOError:  # it goes on in the background
+            return
+        except OSError as error:
+            self._end(exchange, f"connect: {errno.errorcode.get(error.errno or 0, 'error')}")
 
     def _go_on(self, exchange: Exchange) -> None:
         try:

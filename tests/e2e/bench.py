@@ -7,6 +7,7 @@ connection or saying nothing, takes a socket of one's own.
 from __future__ import annotations
 
 import http.client
+import os
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -175,12 +176,24 @@ def bench(contender: str, logs: Path) -> Iterator[Bench]:
     """The network, its servers, and a contender; all undone at the end. ``logs``: a folder for what programs say."""
     one = scenario.load(FILE)
     with ExitStack() as stack:
+        stack.enter_context(_pinned(one.topology.cpus.client))
         run = state.create("e2e")
         stack.callback(run.sweep)
         network = stack.enter_context(topology.build(one, run, logs))
         _start_servers(network, one, one.servers)
         running = contenders.find(contender).start(network, one, stack)
         yield Bench(network, one, running, contender)
+
+
+@contextmanager
+def _pinned(cpus: Iterable[int]) -> Iterator[None]:
+    """The calling process on these CPUs: its sockets are the client's."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _start_servers(network: Network, one: Scenario, clusters: Iterable[str]) -> None:

@@ -16,7 +16,10 @@ from e2e.bench import HOST, RETRANSMISSIONS, SECONDS, Bench, Conversation, bench
 from lab.checks.state import LISTEN, sockets
 from lab.clients import CLIENTS, ClientName, NoAnswer
 from lab.contenders.rauta import RunningRauta
+from lab.process import run
 from lab.servers import content
+from lab.topology import BRIDGE, FABRIC
+from rauta.namespaces import entered
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
 
@@ -102,7 +105,7 @@ def test_each_path_reaches_its_cluster(routed: Bench, client: ClientName, path: 
     answer = CLIENTS[client](routed.client, routed.to("shop", path))
     assert (answer.status, answer.body) == (200, BODY)
     assert answer.backend in routed.network.clusters[cluster]
-    assert (grown["ROUTED_FIRST"], grown["AGENT_OPENED"]) == (1, 1), grown
+    assert (grown["ROUTED_FIRST"], grown["requests_routed"]) == (1, 1), grown
 
 
 def test_requests_follow_each_other_on_one_connection(routed: Bench) -> None:
@@ -322,6 +325,17 @@ def test_a_clients_close_reaches_the_backend(routed: Bench) -> None:
 
 
 # ---- beside it ------------------------------------------------------------------------------------------
+
+
+def test_a_frame_for_another_host_is_none_of_an_agents_business(routed: Bench) -> None:
+    """A switch that has forgotten where somebody is, floods: every host sees the request, one is meant."""
+    forget = ["ip", "link", "set", "dev", BRIDGE, "type", "bridge", "fdb_flush"]
+    with entered(routed.network.run.prefix + FABRIC):
+        run(forget, timeout=SECONDS)
+    grown = routed.growth()
+    with routed.connected() as connection:
+        assert connection.ask("/api/x").backend == "api-1"
+    assert grown["AGENT_OPENED"] == 1, grown
 
 
 def test_direct_connections_to_a_backend_work_beside_routed_ones(routed: Bench) -> None:
