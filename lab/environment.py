@@ -29,6 +29,12 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
 _VERSION = re.compile(r"\d+(?:\.\d+)+[\w.-]*")
 
 
+def portable(text: str) -> str:
+    """A path inside this repository as seen from its root; any other text as it is. Results are kept and compared."""
+    path = Path(text)
+    return str(path.relative_to(REPOSITORY)) if path.is_absolute() and path.is_relative_to(REPOSITORY) else text
+
+
 def collect() -> dict[str, Any]:
     """Kernel, CPU, BPF settings, mitigations, tools and revision, ready for JSON. "unknown" where it cannot be told."""
     return {

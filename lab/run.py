@@ -92,7 +92,7 @@ def execute(scenario: Scenario, options: Options, report: Reporter, held: Callab
     run_name = state.new_name()
     seed = scenario.plan.seed if options.seed is None else options.seed
     record = Record(
-        results.new_id(scenario.name, run_name), _described(scenario), seed, sys.argv, environment.collect()
+        results.new_id(scenario.name, run_name), _described(scenario), seed, _command(), environment.collect()
     )
     code = Exit.USAGE
     try:
@@ -127,7 +127,7 @@ def hold(scenario: Scenario, run_name: str, held: Callable[[Network], None]) -> 
     doctor.preflight(scenario)
     raise_open_files_limit()
     record = Record(
-        results.new_id(f"up-{scenario.name}", run_name), _described(scenario), scenario.plan.seed, sys.argv, {}
+        results.new_id(f"up-{scenario.name}", run_name), _described(scenario), scenario.plan.seed, _command(), {}
     )
     with suppress(Interrupted), _undone(scenario, run_name, record) as (network, stack):
         _start_servers(_Bench(scenario, Options(), record, network, _Silent()))
@@ -166,10 +166,15 @@ class _Silent:
         pass
 
 
+def _command() -> list[str]:
+    """How to do the same again, from the repository's root."""
+    return ["python", "-m", "lab", *map(environment.portable, sys.argv[1:])]
+
+
 def _described(scenario: Scenario) -> dict[str, Any]:
     return {
         "name": scenario.name,
-        "file": str(scenario.file),
+        "file": environment.portable(str(scenario.file)),
         "profile": scenario.profile,
         "resolved": scenario.model_dump(mode="json"),
     }

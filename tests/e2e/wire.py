@@ -1,0 +1,123 @@
+"""The client's wire: everything that passes on it, and segments that no TCP of the client's would send.
+
+A capture is a packet socket (packet(7)) in the client's namespace. Forged and replayed packets are sent through a raw
+socket (raw(7)), which takes a whole IPv4 packet and leaves the next hop to the kernel.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from scapy.layers.inet import IP, TCP
+
+from lab.topology import Host
+
+ETHERNET_HEADER = 14
+ETH_P_ALL = 0x0003
+PACKET_OUTGOING = 4
+SO_RCVBUFFORCE = 33
+"""include/uapi/asm-generic/socket.h; Python has no name for it"""
+CAPTURE_BYTES = 32 << 20
+LARGEST_PACKET = 1 << 16
+
+Endpoint = tuple[IPv4Address, int]
+
+
+@dataclass(frozen=True)
+class Packet:
+    """A TCP segment as it passed: ``flags`` in scapy's letters, ``raw`` the IPv4 packet."""
+
+    outgoing: bool
+    source: Endpoint
+    destination: Endpoint
+    flags: str
+    seq: int
+    ack: int
+    payload: bytes
+    raw: bytes
+
+    @property
+    def after(self) -> int:
+        """The sequence number that follows it."""
+        return (self.seq + len(self.payload) + ("S" in self.flags) + ("F" in self.flags)) % (1 << 32)
+
+
+class Capture:
+    """The TCP segments that a host has sent and received since this began."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._packets: list[Packet] = []
+
+    def packets(self) -> list[Packet]:
+        """All of them, in the order in which they passed."""
+        while True:
+            try:
+                frame, (_, _, kind, *_) = self._sock.recvfrom(LARGEST_PACKET + ETHERNET_HEADER)
+            except BlockingIOError:
+                return list(self._packets)
+            packet = _segment(frame, outgoing=kind == PACKET_OUTGOING)
+            if packet is not None:
+                self._packets.append(packet)
+
+    def sent(self) -> list[Packet]:
+        """Those that the host has sent."""
+        return [packet for packet in self.packets() if packet.outgoing]
+
+    def received(self) -> list[Packet]:
+        """Those that the host has received."""
+        return [packet for packet in self.packets() if not packet.outgoing]
+
+
+@contextmanager
+def capture(host: Host) -> Iterator[Capture]:
+    """Listen on a host's wire."""
+    with host.entered():  # without a protocol it hears nothing until it is bound to the one interface
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    with sock:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, CAPTURE_BYTES)
+        with host.entered():
+            sock.bind((host.interface, ETH_P_ALL))
+        yield Capture(sock)
+
+
+def _segment(frame: bytes, *, outgoing: bool) -> Packet | None:
+    if frame[12:14] != b"\x08\x00":
+        return None
+    ip = IP(frame[ETHERNET_HEADER:])
+    if TCP not in ip:
+        return None
+    tcp = ip[TCP]
+    header = 4 * (ip.ihl + tcp.dataofs)
+    return Packet(
+        outgoing,
+        source=(IPv4Address(ip.src), tcp.sport),
+        destination=(IPv4Address(ip.dst), tcp.dport),
+        flags=str(tcp.flags),
+        seq=tcp.seq,
+        ack=tcp.ack,
+        payload=frame[ETHERNET_HEADER + header : ETHERNET_HEADER + ip.len],
+        raw=frame[ETHERNET_HEADER : ETHERNET_HEADER + ip.len],
+    )
+
+
+def segment(
+    source: Endpoint, destination: Endpoint, flags: str, *, seq: int, ack: int = 0, payload: bytes = b""
+) -> bytes:
+    """An IPv4 packet with a TCP segment without options. Numbers wrap; ``flags`` in scapy's letters."""
+    ip = IP(src=str(source[0]), dst=str(destination[0]), flags="DF")
+    tcp = TCP(sport=source[1], dport=destination[1], flags=flags, seq=seq % (1 << 32), ack=ack % (1 << 32), window=502)
+    return bytes(ip / tcp / payload)
+
+
+def send(host: Host, packet: bytes) -> None:
+    """Send an IPv4 packet from a host, whatever its addresses say."""
+    with host.entered():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    with sock:
+        sock.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
