@@ -29,11 +29,10 @@ int xdp_drop(struct xdp_md *ctx)
  * left them, encapsulated or answered: measuring with them as they are would measure something else. So
  * this program runs first, writes the request anew, and calls the program under test.
  *
- * Requests come from REPLAY_PORTS client ports in turn. In each cycle a port either opens a new connection,
+ * Requests come from `ports` client ports in turn. In each cycle a port either opens a new connection,
  * with the cookie that the router would have given it, or says the next request on the connection that it
  * has.
  */
-#define REPLAY_PORTS	  1024 /* power of two */
 #define REPLAY_FIRST_PORT 2048
 #define REPLAY_CAPACITY	  256
 
@@ -45,7 +44,7 @@ struct replay {
 	__u32 payload; /* bytes of the request in it */
 	__u32 options; /* the low byte of cookies */
 	__u32 salt;    /* of the connections' numbers, so that they are not those of an earlier sample */
-	__u32 reserved;
+	__u32 ports;	 /* how many client ports take turns */
 	__u64 position;		     /* how many frames were made */
 	__u64 failed;		     /* how many were not */
 	__u8 frame[REPLAY_CAPACITY]; /* Ethernet, IPv4 and TCP with any ports and numbers, and the request
@@ -69,7 +68,7 @@ struct {
 static __always_inline int write_numbers(struct xdp_md *ctx, const struct replay *replay)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 port = replay->position % REPLAY_PORTS, cycle = replay->position / REPLAY_PORTS, zero = 0;
+	__u32 port = replay->position % replay->ports, cycle = replay->position / replay->ports, zero = 0;
 	const struct cookie_keys *keys = bpf_map_lookup_elem(&cookie_keys, &zero);
 	struct iphdr *ip = data + ETH_LENGTH;
 	struct tcphdr *tcp = (void *)(ip + 1);

@@ -6,9 +6,10 @@ from a NIC, and out again over a veth pair. They come round as the program under
 run-time statistics of ``replay`` give the time of both; what the same replay costs in front of a bare XDP_TX is the
 reference, and the difference is the router.
 
-Requests come from 1,024 client ports in turn. ``first-request``: each opens a new connection on its port, so there is
-a cookie to check, a head to read, a route and a backend to find and an entry to write. ``next-request``: each is a
-further one on the connection that the port has.
+Requests come from ``connections`` client ports in turn. ``first-request``: each opens a new connection on its port, so
+there is a cookie to check, a head to read, a route and a backend to find and an entry to write; the port's old entry is
+replaced. ``next-request``: each is a further one on the connection that the port has. How many connections there are
+matters: a thousand stay in the caches, tens of thousands do not, and then memory is what takes the time.
 
 A sample is valid only if the program's own counter says that it routed exactly as many requests as there were frames.
 """
@@ -43,11 +44,9 @@ if TYPE_CHECKING:
     from lab.scenario import Scenario
     from lab.topology import Network
 
-PORTS = 1024
-"""client ports, and connections; REPLAY_PORTS in instruments.bpf.c"""
-CYCLES = 32
-FRAMES = CYCLES * PORTS
-"""of a sample"""
+FRAMES = 32_768
+"""of a sample, at least; each connection has as many requests as any other, and at least two"""
+MAX_CONNECTIONS = 32_768
 COOKIE_OPTIONS = 7 << 4 | 1 << 3 | 3 << 1
 """window scale 7, SACK, MSS 1460; the epoch is added"""
 SALT = 97_000_003
@@ -60,7 +59,7 @@ _COUNTERS: Mapping[Frame, str] = {"first-request": "ROUTED_FIRST", "next-request
 
 
 class Program(BaseModel):
-    """ns a packet. ``request``: method and path; ``host``: its Host header."""
+    """ns a packet. ``request``: method and path; ``host``: its Host header; ``connections``: how many take turns."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,6 +67,7 @@ class Program(BaseModel):
     frame: Frame = "first-request"
     request: Annotated[str, Field(pattern="^[A-Z]+ /")] = "GET /api/x"
     host: str = "shop.test"
+    connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] = 1024
     reference: Literal["xdp-tx"] = "xdp-tx"
     unit: Literal["ns"] = "ns"
 
@@ -86,7 +86,7 @@ class Program(BaseModel):
 
     def open(self, network: Network, scenario: Scenario, stack: ExitStack) -> Instrument:
         """A namespace with a veth pair, the instruments, and a router with the scenario's routes."""
-        namespace = stack.enter_context(_bench(network, f"bench-{self.frame}"))
+        namespace = stack.enter_context(_bench(network, f"bench-{self.frame}-{self.connections}"))
         instruments = stack.enter_context(BpfObject.open(topology.INSTRUMENTS))
         instruments.load()
         with entered(namespace):
@@ -127,20 +127,21 @@ class _Replayer:
     samples: Iterator[int] = field(default_factory=lambda: count(1))
 
     def sample(self, subject: str, running: Running | None) -> Sample:
-        """One run over FRAMES frames, on one CPU."""
+        """One run over all frames, on one CPU."""
+        frames = self.model.connections * max(2, -(-FRAMES // self.model.connections))
         bare = subject == self.model.reference
         program = self.instruments.programs["xdp_tx"] if bare else self.router.object.programs["rauta_ingress"]
         counter = _COUNTERS[self.model.frame]
         salt = next(self.samples) * SALT
         with entered(self.namespace), _on_one_cpu(), run_time_stats():
             if not bare and self.model.frame == "next-request":
-                self._replay(program, "first-request", PORTS, salt)
+                self._replay(program, "first-request", self.model.connections, salt)
             before = self.router.counters()[counter]
-            nanoseconds, failed = self._replay(program, self.model.frame, FRAMES, salt)
+            nanoseconds, failed = self._replay(program, self.model.frame, frames, salt)
             counted = self.router.counters()[counter] - before
-        details = {"frames": FRAMES, "counted": counted}
-        if failed or counted != (0 if bare else FRAMES):
-            reason = f"{counted} of {FRAMES} frames were routed, {failed} could not be made"
+        details = {"frames": frames, "connections": self.model.connections, "counted": counted}
+        if failed or counted != (0 if bare else frames):
+            reason = f"{counted} of {frames} frames were routed, {failed} could not be made"
             return Sample(nanoseconds, valid=False, reason=reason, details=details)
         return Sample(nanoseconds, details=details)
 
@@ -164,6 +165,7 @@ class _Replayer:
             "payload": len(self._request()),
             "options": COOKIE_OPTIONS | self.router.keys.cookies.epoch,
             "salt": salt & 0xFFFFFFFF,
+            "ports": self.model.connections,
             "frame": data,
         }
 
