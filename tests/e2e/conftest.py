@@ -1,10 +1,27 @@
-"""What the end-to-end tests share: a routed network for each module, and the rule that nobody repeats himself."""
+"""What the end-to-end tests share: a routed network for each module, and the rules that nobody repeats himself and
+that whoever is told to stop tidies up first.
+"""
 
+import signal
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
 from e2e.bench import RETRANSMISSIONS, Bench, bench
+
+
+@pytest.fixture(scope="package", autouse=True)
+def told_to_stop_means_tidy_up() -> Iterator[None]:
+    """SIGTERM and SIGHUP end pytest as Ctrl-C does, so that fixtures still undo their networks."""
+
+    def interrupt(signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(signum).name)
+
+    previous = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for signum, handler in previous.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="module")

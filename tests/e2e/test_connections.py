@@ -142,7 +142,7 @@ def test_nor_when_everything_is_sent_once_more(routed: Bench, end: Callable[[Ben
 
 
 def test_a_reset_connections_port_is_free_for_the_other_cluster(routed: Bench) -> None:
-    """The backend of the first one was told nothing: what it still holds must not be in the way, in either direction."""
+    """The first one's backend was told nothing: what it still holds must not be in the way, in either direction."""
     with routed.connected() as connection:
         assert connection.ask("/api/x").backend == "api-1"
         grown = routed.growth()

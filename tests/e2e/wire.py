@@ -18,7 +18,9 @@ from lab.topology import Host
 
 ETHERNET_HEADER = 14
 ETH_P_ALL = 0x0003
-PACKET_OUTGOING = 4
+ETH_P_IP = b"\x08\x00"
+PACKET_HOST, PACKET_OUTGOING = 0, 4
+"""what a frame is to this host (include/uapi/linux/if_packet.h); others are for somebody else, and were flooded"""
 SO_RCVBUFFORCE = 33
 """include/uapi/asm-generic/socket.h; Python has no name for it"""
 CAPTURE_BYTES = 32 << 20
@@ -60,9 +62,8 @@ class Capture:
                 frame, (_, _, kind, *_) = self._sock.recvfrom(LARGEST_PACKET + ETHERNET_HEADER)
             except BlockingIOError:
                 return list(self._packets)
-            packet = _segment(frame, outgoing=kind == PACKET_OUTGOING)
-            if packet is not None:
-                self._packets.append(packet)
+            if kind in (PACKET_HOST, PACKET_OUTGOING) and _is_tcp(frame):
+                self._packets.append(_segment(frame, outgoing=kind == PACKET_OUTGOING))
 
     def sent(self) -> list[Packet]:
         """Those that the host has sent."""
@@ -86,12 +87,12 @@ def capture(host: Host) -> Iterator[Capture]:
         yield Capture(sock)
 
 
-def _segment(frame: bytes, *, outgoing: bool) -> Packet | None:
-    if frame[12:14] != b"\x08\x00":
-        return None
+def _is_tcp(frame: bytes) -> bool:
+    return frame[12:14] == ETH_P_IP and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
+
+
+def _segment(frame: bytes, *, outgoing: bool) -> Packet:
     ip = IP(frame[ETHERNET_HEADER:])
-    if TCP not in ip:
-        return None
     tcp = ip[TCP]
     header = 4 * (ip.ihl + tcp.dataofs)
     return Packet(
