@@ -410,6 +410,14 @@ def test_a_backend_where_nobody_listens_resets(without_server: Bench) -> None:
     assert grown["AGENT_NO_LISTENER"] == 1, grown
 
 
+def test_a_socket_starts_with_an_ordinary_timeout(without_server: Bench) -> None:
+    """Until it has measured a round trip: RFC 6298's second, not the 207 ms of a timestamp that says "now"."""
+    with listening(without_server) as listener, asked(without_server), listener.accept()[0] as accepted:
+        info = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 12)
+        (timeout_us,) = struct.unpack_from("I", info, 8)  # tcpi_rto, include/uapi/linux/tcp.h
+        assert 0.9e6 < timeout_us < 1.1e6
+
+
 @pytest.mark.usefixtures("may_repeat")
 def test_a_full_accept_queue_costs_time_and_nothing_else(without_server: Bench) -> None:
     """The kernel drops a first request for which there is no room. The client sends it again."""
