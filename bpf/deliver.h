@@ -115,12 +115,17 @@ static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
 	return open_connection(skb, &arrival.tuple, &mapping, arrival.header_length);
 }
 
-/* A plain SYN opens a direct connection: what an earlier, routed one left on its tuple must not translate
- * it. */
-static __always_inline enum verdict pass_plain(const struct iphdr *ip, const void *end)
+/*
+ * A plain SYN opens a direct connection: what an earlier, routed one left on its tuple must not translate
+ * it. Unless that one still lives: then the kernel refuses the SYN, and anybody may have sent it.
+ */
+static __always_inline enum verdict pass_plain(struct __sk_buff *skb, const struct iphdr *ip,
+					       const void *end)
 {
 	const struct tcphdr *tcp = (const void *)(ip + 1);
+	struct bpf_sock *sk;
 	struct tuple tuple;
+	int live = 0;
 
 	if (ip->protocol != IPPROTO_TCP || ip->ihl != 5 || ip->frag_off & IP_FRAGMENT ||
 	    (const void *)(tcp + 1) > end || (tcp_flags(tcp) & (TCP_SYN | TCP_ACK)) != TCP_SYN)
@@ -129,7 +134,13 @@ static __always_inline enum verdict pass_plain(const struct iphdr *ip, const voi
 	tuple.server = ip->daddr;
 	tuple.client_port = tcp->source;
 	tuple.server_port = tcp->dest;
-	bpf_map_delete_elem(&mappings, &tuple);
+	sk = find_socket(skb, &tuple);
+	if (sk) {
+		live = sk->state != BPF_TCP_LISTEN && sk->state != BPF_TCP_TIME_WAIT;
+		bpf_sk_release(sk);
+	}
+	if (!live)
+		bpf_map_delete_elem(&mappings, &tuple);
 	return AGENT_PASS_SYN;
 }
 
@@ -151,7 +162,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > end)
 		return AGENT_PASS;
 	if (ip->protocol != IPPROTO_IPIP)
-		return pass_plain(ip, end);
+		return pass_plain(skb, ip, end);
 	if ((ip->saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from e2e.bench import HOST, RETRANSMISSIONS, SECONDS, Bench, Conversation, bench, eventually, request
+from e2e.wire import segment, send
 from lab.checks.state import LISTEN, sockets
 from lab.clients import CLIENTS, ClientName, NoAnswer
 from lab.contenders.rauta import RunningRauta
@@ -416,6 +417,19 @@ def test_a_socket_starts_with_an_ordinary_timeout(without_server: Bench) -> None
         info = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 12)
         (timeout_us,) = struct.unpack_from("I", info, 8)  # tcpi_rto, include/uapi/linux/tcp.h
         assert 0.9e6 < timeout_us < 1.1e6
+
+
+def test_a_forged_direct_syn_does_not_undo_a_translation(without_server: Bench) -> None:
+    """To the server's own port, from the address and port of a client whose answer is still to come."""
+    (server,) = without_server.network.servers("quiet")
+    with listening(without_server) as listener, asked(without_server) as connection, listener.accept()[0] as accepted:
+        assert accepted.recv(4096) == request("/api/x")
+        grown = without_server.growth()
+        forged = segment((without_server.client.address, connection.port), (server.address, 8080), "S", seq=1)
+        send(without_server.client, forged)
+        eventually(lambda: grown["AGENT_PASS_SYN"] == 1, "the SYN to arrive")
+        accepted.sendall(OK)
+        assert connection.answer().body == b"ok"
 
 
 @pytest.mark.usefixtures("may_repeat")
