@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import resources
@@ -25,7 +26,7 @@ _AGENT = "AGENT_"  # verdicts of the agent start so, the router's do not
 _VERDICT_COUNT = "VERDICT_COUNT"
 
 
-class Loaded:
+class Loaded(ABC):
     """A BPF object in the kernel, and what is attached of it; both end with `close`, or with the context.
 
     `object` gives instruments the programs and maps themselves.
@@ -55,9 +56,9 @@ class Loaded:
         packets = {number: sum(per_cpu) for number, per_cpu in self.object.maps["verdicts"].items_batch()}
         return {name: packets[number] for name, number in verdicts.items() if self._counts(name)}
 
+    @abstractmethod
     def _counts(self, verdict: str) -> bool:
         """Whether this object's programs can come to a verdict; both objects have a counter for each."""
-        raise NotImplementedError
 
     def _undo_here(self, undo: Callable[[], object]) -> None:
         """Has `close` call `undo`, with its thread in the network namespace that the calling thread is in now."""

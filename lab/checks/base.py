@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from pydantic import BaseModel, ConfigDict
 
 from lab.clients import Answer, Request
@@ -13,7 +15,7 @@ HOST = "shop.test"
 """the Host of requests that say only a path"""
 
 
-class CheckBase(BaseModel):
+class CheckBase(BaseModel, ABC):
     """A check. ``only``: the contender that it is about; none: every one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -21,13 +23,13 @@ class CheckBase(BaseModel):
     only: str | None = None
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """The check in a few words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, context: Context) -> CheckResult:
         """Find out."""
-        raise NotImplementedError
 
     def passed(self, detail: str) -> CheckResult:
         """It is true."""

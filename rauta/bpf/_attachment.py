@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,7 @@ def network_namespace() -> tuple[int, int]:
     return namespace.st_dev, namespace.st_ino
 
 
-class Attachment:
+class Attachment(ABC):
     """A program on an interface, until `detach`; as a context manager, for as long as the context lasts.
 
     It holds a descriptor of the program, so that detaching works after the object is closed.
@@ -59,9 +60,9 @@ class Attachment:
         self._release()
         return result == 0
 
+    @abstractmethod
     def _take_off(self, fd: int) -> int:
         """Removes the program of this descriptor, and no other: 0 or a negative error number."""
-        raise NotImplementedError
 
     def _release(self) -> None:
         fd, self._fd = self._fd, None

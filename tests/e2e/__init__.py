@@ -1,9 +1,13 @@
 """Real traffic between network namespaces, real servers and clients, everything loaded as any user would.
 
     bench          the network, and a client that is nothing but a TCP socket
+    wire           what is on the wire, and packets of one's own
     data           which network: a scenario and its routing file
     test_direct    servers and clients without a router: what is measured against, and what the others rely on
-    test_router    connections through the router and the agents
+    test_requests, test_routes, test_connections, test_router
+                   through the router and the agents: what is sent, where it goes, how connections live and end
+    test_hostile_clients
+                   what is refused, and what somebody who sees nothing cannot break
     test_checks    the lab's checks and measures notice what they are there to notice
     test_cleanup   a run leaves the machine as it found it
 

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import re
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from e2e.bench import HOST, SECONDS, Bench, bench
+from e2e.bench import HOST, SECONDS, Bench
 from lab.checks import Check, state
 from lab.contenders.rauta import RunningRauta
 from lab.errors import UsageError
@@ -30,12 +29,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks nee
 NOBODY = IPv4Address("198.18.0.99")
 SYN_SECONDS = 1.3
 """a SYN that is not answered is sent again after 1 s"""
-
-
-@pytest.fixture(scope="module")
-def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench("rauta", tmp_path_factory.mktemp("logs")) as one:
-        yield one
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.bench import HOST, RETRANSMISSIONS, SECONDS, Bench, Conversation, bench, eventually, request
+from e2e.bench import HOST, SECONDS, Bench, Conversation, eventually, request
 from e2e.wire import segment, send
 from lab.checks.state import LISTEN, sockets
 from lab.clients import CLIENTS, ClientName, NoAnswer
@@ -22,7 +22,10 @@ from lab.servers import content
 from lab.topology import BRIDGE, FABRIC
 from rauta.namespaces import entered
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root"),
+    pytest.mark.usefixtures("nothing_is_sent_twice"),
+]
 
 PROBES = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -47,28 +50,6 @@ TCP_REPAIR = 19
 ABORT = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 """set on a socket, makes its close a reset"""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture(scope="module")
-def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench("rauta", tmp_path_factory.mktemp("logs")) as one:
-        yield one
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_sent_twice(routed: Bench, request: pytest.FixtureRequest) -> Iterator[None]:
-    """In no test may the client have to repeat itself, but in those that use `may_repeat`."""
-    before = routed.client.tcp_counters()
-    yield
-    after = routed.client.tcp_counters()
-    grown = {name: count - before[name] for name, count in after.items() if count != before[name]}
-    if "may_repeat" not in request.fixturenames:
-        assert not grown.keys() & set(RETRANSMISSIONS), ", ".join(f"{name} {count}" for name, count in grown.items())
-
-
-@pytest.fixture
-def may_repeat() -> None:
-    """For a test in which the network is meant to lose something."""
 
 
 def flows(routed: Bench) -> set[tuple[int, int]]:
