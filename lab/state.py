@@ -103,10 +103,8 @@ class Run:
 
     def sweep(self) -> None:
         """Remove all that is left of the run: processes in its namespaces, the namespaces, its folder."""
-        names = self.namespaces()
-        end_processes_in(names)
-        for name in names:
-            namespaces.remove(name)
+        for name in self.namespaces():
+            remove_with_inhabitants(name)
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             ROOT.rmdir()  # the last one puts out the light
@@ -169,6 +167,15 @@ def clean() -> list[str]:
     with suppress(OSError):
         ROOT.rmdir()
     return removed
+
+
+def remove_with_inhabitants(name: str) -> None:
+    """Remove a namespace, and first who lives there: without its name nobody would find them any more.
+
+    That may be a program that was started, but not yet noted, when a signal came.
+    """
+    end_processes_in([name])
+    namespaces.remove(name)
 
 
 def end_processes_in(names: list[str]) -> None:

@@ -36,7 +36,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from lab import namespaces, process
 from lab.errors import LabError
-from lab.state import Run, creating_namespaces
+from lab.state import Run, creating_namespaces, remove_with_inhabitants
 from rauta.bpf import BpfObject, attach_xdp
 from rauta.namespaces import entered
 
@@ -198,7 +198,7 @@ def build(scenario: Scenario, run: Run, logs: Path) -> Iterator[Network]:
     fabric = Host(FABRIC, run.prefix + FABRIC, IPv4Address(0), logs)
     with ExitStack() as undo:
         for host in (fabric, *hosts):
-            undo.callback(namespaces.remove, host.namespace)
+            undo.callback(remove_with_inhabitants, host.namespace)
             with creating_namespaces():
                 namespaces.create(host.namespace)
             undo.callback(host.stop_all)
@@ -223,7 +223,7 @@ def spare_namespace(run: Run, name: str) -> Iterator[str]:
     try:
         yield namespace
     finally:
-        namespaces.remove(namespace)
+        remove_with_inhabitants(namespace)
 
 
 def _hosts(scenario: Scenario, config: Config, run: Run, logs: Path) -> list[Host]:
