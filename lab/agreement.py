@@ -7,6 +7,7 @@ the rules that need them with them; so one misspelt word in ``topology`` does no
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, ROUTER_ADDRESS, SUBNET
 from lab.units import SECONDS
 from lab.verdict import STATISTICS
 from rauta.config import Config
-from rauta.mistakes import Location, Mistake
+from rauta.mistakes import Location, Mistake, explain
 
 if TYPE_CHECKING:
     from lab.checks import Check
@@ -142,6 +143,20 @@ def _contender_list(where: Location, names: Iterable[str], allowed: Iterable[str
         seen.add(name)
 
 
+def _settings(settings: dict[str, dict[str, Any]]) -> Iterator[Mistake]:
+    for name, fields in settings.items():
+        if name not in known_contenders.NAMES:
+            allowed = ", ".join(known_contenders.NAMES)
+            yield Mistake(("settings", name), f"no contender is called {name!r}", allowed)
+            continue
+        model = known_contenders.find(name).settings
+        try:
+            model.model_validate(fields)
+        except ValidationError as error:
+            for mistake in explain(model, fields, error):
+                yield dataclasses.replace(mistake, path=("settings", name, *mistake.path))
+
+
 def _profile_params(params: dict[str, Any], profiles: dict[str, Profile]) -> Iterator[Mistake]:
     for name, profile in profiles.items():
         for param in profile.params.keys() - params.keys():
@@ -222,6 +237,7 @@ RULES: tuple[Rule, ...] = (
     _addresses,
     _servers,
     _contenders,
+    _settings,
     _profile_params,
     _checks,
     _measures,

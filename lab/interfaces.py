@@ -8,16 +8,22 @@ name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+from lab.samples import Quantity, Sample
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario
     from lab.topology import Host, Network
-    from lab.verdict import Sample
+
+Layer = Literal["bpf", "veth", "http"]
+"""the program alone; frames over real links; requests of real clients to real servers"""
 
 
 class ServerModel(Protocol):
@@ -50,6 +56,14 @@ class Contender(Protocol):
     @property
     def name(self) -> str:
         """As scenarios call it."""
+
+    @property
+    def layers(self) -> frozenset[Layer]:
+        """Where it can be measured. What cannot do http has no checks either."""
+
+    @property
+    def settings(self) -> type[BaseModel]:
+        """What a scenario may set for it under ``settings``; the defaults are its best, found by a committed sweep."""
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> Running:
         """Start it in the network; everything that must be undone is registered on ``stack``."""
@@ -99,19 +113,59 @@ class CheckModel(Protocol):
         """Find out. What goes wrong in a check's own tools may be raised as RautaError: the check has then failed."""
 
 
+Watch = AbstractContextManager[Any]
+"""around what is timed: while it is entered, the machine is watched"""
+
+
 class Instrument(Protocol):
     """A measure, ready to be taken many times."""
 
-    def sample(self, subject: str, running: Running | None) -> Sample:
-        """Measure a contender or reference once, warm-up included. Expected failures make the sample invalid."""
+    def sample(self, subject: str, running: Running | None, watch: Watch, *, scale: int = 1) -> Sample:
+        """Measure a contender or reference once. Expected failures make the sample invalid.
+
+        Args:
+            subject: whom.
+            running: the contender, if the measure needs one.
+            watch: entered around what is timed, and around nothing else.
+            scale: so many times the usual work: a measurement whose result depends on it is not to be trusted.
+        """
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a measure gets to make itself ready with."""
+
+    network: Network
+    scenario: Scenario
+    """its ``plan`` says how long to warm up, and the seed"""
+    stack: ExitStack
+    """everything that must be undone is registered here"""
+    capacities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """what was found for the measures named by ``depends_on``: by measure and contender, in the measure's unit"""
 
 
 class MeasureModel(Protocol):
     """Something that is measured."""
 
-    layer: str
-    """bpf, veth or http"""
-    unit: str
+    @property
+    def layer(self) -> Layer:
+        """Where."""
+
+    @property
+    def quantity(self) -> Quantity:
+        """Of its samples' value."""
+
+    @property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """What its samples have besides; a metric is then called measure.quantity.statistic."""
+
+    @property
+    def instrument(self) -> str:
+        """What measures, with its version, such as ``wrk 4.1.0``."""
+
+    @property
+    def depends_on(self) -> Sequence[str]:
+        """Names of measures of the scenario whose results it needs first: a rate can be a share of a capacity."""
 
     @property
     def needs_contender(self) -> bool:
@@ -123,5 +177,5 @@ class MeasureModel(Protocol):
     def seconds(self, warmup: float) -> float:
         """About how long one sample takes."""
 
-    def open(self, network: Network, scenario: Scenario, stack: ExitStack) -> Instrument:
-        """Make ready what is needed once. ``scenario.plan`` says how long to warm up, and the seed."""
+    def open(self, setup: Setup) -> Instrument:
+        """Make ready what is needed once."""

@@ -28,7 +28,8 @@ from typing import Any
 
 from lab.environment import REPOSITORY
 from lab.errors import UsageError
-from lab.verdict import Exit, Sample, Verdict
+from lab.samples import Sample
+from lab.verdict import Exit, Verdict
 
 FORMAT = 1
 FOLDER = REPOSITORY / "results"

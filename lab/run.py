@@ -14,14 +14,14 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from lab import contenders, doctor, environment, results, signals, state, topology
 from lab.errors import UsageError
-from lab.interfaces import Context, Instrument, Requests, Running
+from lab.interfaces import Context, Instrument, Requests, Running, Setup
 from lab.process import raise_open_files_limit
 from lab.results import CheckRecord, Record
 from lab.scenario import Scenario
@@ -300,7 +300,7 @@ def _measure_all(bench: _Bench, healthy: Sequence[str], stack: ExitStack) -> Non
     instruments: dict[str, Instrument] = {}
     for name in dict.fromkeys(name for job in jobs for name in job.measures):
         measure = bench.scenario.measure[name]
-        instruments[name] = measure.open(bench.network, bench.scenario, stack)
+        instruments[name] = measure.open(Setup(bench.network, bench.scenario, stack))
         record.units[name], record.layers[name], record.samples[name] = measure.unit, measure.layer, {}
     order = random.Random(bench.seed)
     deadline = time.monotonic() + plan.max_time
@@ -325,7 +325,7 @@ def _measure(bench: _Bench, job: _Job, instruments: Mapping[str, Instrument], st
             running = contenders.find(job.subject).start(bench.network, bench.scenario, stack)
         for name in job.measures:
             step(f"{job.subject}: {name}")
-            sample = instruments[name].sample(job.subject, running)
+            sample = instruments[name].sample(job.subject, running, nullcontext())
             bench.record.samples[name].setdefault(job.subject, []).append(sample)
 
 

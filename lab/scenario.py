@@ -139,6 +139,8 @@ class Scenario(Model):
     """what each cluster's hosts run"""
     routing: Routing
     contenders: Annotated[tuple[str, ...], Field(min_length=1)]
+    settings: dict[str, dict[str, Any]] = {}
+    """of contenders, where they differ from their defaults"""
     checks: tuple[Check, ...] = ()
     measure: dict[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], Measure] = {}
     plan: Plan = Plan()

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
+
+from lab.samples import Sample
 
 if TYPE_CHECKING:
     from lab.scenario import Target
@@ -25,17 +27,6 @@ STATISTICS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "min": min,
     "max": max,
 }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One number of one round, in its measure's unit. ``details``: whatever the instrument said besides."""
-
-    value: float
-    valid: bool = True
-    reason: str = ""
-    """why it is not valid"""
-    details: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
 class Outcome(StrEnum):

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from lab.contenders.settings import NoSettings
+from lab.interfaces import Layer
+
 if TYPE_CHECKING:
     from lab.scenario import Scenario
     from lab.topology import Network
@@ -18,6 +23,8 @@ class Direct:
     """The contender ``direct``."""
 
     name: str = "direct"
+    layers: frozenset[Layer] = frozenset({"http"})
+    settings: type[BaseModel] = NoSettings
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningDirect:
         """There is nothing to start."""

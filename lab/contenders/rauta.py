@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
+from lab.contenders.settings import NoSettings
+from lab.interfaces import Layer
 from rauta.agent import Agent
 from rauta.keys import Keys
 from rauta.router import Router
@@ -23,6 +27,8 @@ class Rauta:
     """The contender ``rauta``."""
 
     name: str = "rauta"
+    layers: frozenset[Layer] = frozenset({"http"})
+    settings: type[BaseModel] = NoSettings
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningRauta:
         """Load the router and the agents. Native XDP: a generic one would be measured as something that it is not."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,8 +31,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from lab import topology
-from lab.interfaces import Instrument, Running
-from lab.verdict import Sample
+from lab.interfaces import Instrument, Running, Setup, Watch
+from lab.samples import Better, Quantity, Sample
 from rauta import tables
 from rauta.bpf import BpfObject, attach_xdp, run_time_stats, xdp_context
 from rauta.bpf import Program as BpfProgram
@@ -41,7 +41,6 @@ from rauta.namespaces import entered
 from rauta.router import Router
 
 if TYPE_CHECKING:
-    from lab.scenario import Scenario
     from lab.topology import Network
 
 FRAMES = 32_768
@@ -72,6 +71,26 @@ class Program(BaseModel):
     unit: Literal["ns"] = "ns"
 
     @property
+    def quantity(self) -> Quantity:
+        """Time a packet."""
+        return Quantity(self.unit, Better.LOWER)
+
+    @property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """None besides."""
+        return {}
+
+    @property
+    def instrument(self) -> str:
+        """The kernel's own run-time statistics, of the running release."""
+        return f"bpf_stats of Linux {os.uname().release}"
+
+    @property
+    def depends_on(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    @property
     def needs_contender(self) -> bool:
         """It loads a router of its own, which no packet from outside can reach."""
         return False
@@ -84,15 +103,16 @@ class Program(BaseModel):
         """About."""
         return 0.2
 
-    def open(self, network: Network, scenario: Scenario, stack: ExitStack) -> Instrument:
+    def open(self, setup: Setup) -> Instrument:
         """A namespace with a veth pair, the instruments, and a router with the scenario's routes."""
-        namespace = stack.enter_context(_bench(network, f"bench-{self.frame}-{self.connections}"))
+        stack = setup.stack
+        namespace = stack.enter_context(_bench(setup.network, f"bench-{self.frame}-{self.connections}"))
         instruments = stack.enter_context(BpfObject.open(topology.INSTRUMENTS))
         instruments.load()
         with entered(namespace):
             attach_xdp(socket.if_nametoindex("far"), instruments.programs["xdp_drop"], mode="native")
         keys = Keys.generate()
-        router = stack.enter_context(Router.load(scenario.routing.config, keys))
+        router = stack.enter_context(Router.load(setup.scenario.routing.config, keys))
         _point_backends(router)
         instruments.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
         return _Replayer(self, namespace, instruments, router)
@@ -126,9 +146,9 @@ class _Replayer:
     router: Router
     samples: Iterator[int] = field(default_factory=lambda: count(1))
 
-    def sample(self, subject: str, running: Running | None) -> Sample:
+    def sample(self, subject: str, running: Running | None, watch: Watch, *, scale: int = 1) -> Sample:
         """One run over all frames, on one CPU."""
-        frames = self.model.connections * max(2, -(-FRAMES // self.model.connections))
+        frames = scale * self.model.connections * max(2, -(-FRAMES // self.model.connections))
         bare = subject == self.model.reference
         program = self.instruments.programs["xdp_tx"] if bare else self.router.object.programs["rauta_ingress"]
         counter = _COUNTERS[self.model.frame]
@@ -137,7 +157,8 @@ class _Replayer:
             if not bare and self.model.frame == "next-request":
                 self._replay(program, "first-request", self.model.connections, salt)
             before = self.router.counters()[counter]
-            nanoseconds, failed = self._replay(program, self.model.frame, frames, salt)
+            with watch:
+                nanoseconds, failed = self._replay(program, self.model.frame, frames, salt)
             counted = self.router.counters()[counter] - before
         details = {"frames": frames, "connections": self.model.connections, "counted": counted}
         if failed or counted != (0 if bare else frames):

@@ -6,22 +6,21 @@ So it measures capacity; its latencies are those of a system under full load, an
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lab import environment
 from lab.errors import LabError
-from lab.interfaces import Instrument, Running
+from lab.interfaces import Instrument, Running, Setup, Watch
+from lab.samples import Better, Quantity, Sample
 from lab.units import Duration
-from lab.verdict import Sample
 
 if TYPE_CHECKING:
-    from lab.scenario import Scenario
-    from lab.topology import Host, Network
+    from lab.topology import Host
 
 REPORT = Path(__file__).parent / "wrk_report.lua"
 PATIENCE_SECONDS = 10.0
@@ -54,6 +53,26 @@ class Wrk(BaseModel):
     unit: Literal["requests/s"] = "requests/s"
 
     @property
+    def quantity(self) -> Quantity:
+        """Its rate."""
+        return Quantity(self.unit, Better.HIGHER)
+
+    @property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """None of its own."""
+        return {}
+
+    @property
+    def instrument(self) -> str:
+        """wrk and its version."""
+        return f"wrk {environment.tool_version('wrk')}"
+
+    @property
+    def depends_on(self) -> Sequence[str]:
+        """Nothing."""
+        return ()
+
+    @property
     def needs_contender(self) -> bool:
         """It sends requests through one."""
         return True
@@ -66,12 +85,12 @@ class Wrk(BaseModel):
         """Warm-up and measurement."""
         return warmup + self.duration
 
-    def open(self, network: Network, scenario: Scenario, stack: ExitStack) -> Instrument:
+    def open(self, setup: Setup) -> Instrument:
         """Widens the client's range of ports, for as long as the run takes."""
+        client = setup.network.client
         for name, value in CLIENT_SYSCTLS.items():
-            before = network.client.sysctl(name, value)
-            stack.callback(network.client.sysctl, name, before)
-        return _WrkInstrument(self, network.client, scenario.plan.warmup)
+            setup.stack.callback(client.sysctl, name, client.sysctl(name, value))
+        return _WrkInstrument(self, client, setup.scenario.plan.warmup)
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,7 @@ class _WrkInstrument:
     client: Host
     warmup: float
 
-    def sample(self, subject: str, running: Running | None) -> Sample:
+    def sample(self, subject: str, running: Running | None, watch: Watch, *, scale: int = 1) -> Sample:
         if running is None:
             raise LabError(f"measuring {subject} with wrk", "it is not running", "Name contenders only.")
         address, port = running.target(self.model.cluster)
@@ -89,12 +108,13 @@ class _WrkInstrument:
             # wrk counts in whole seconds; an interrupt ends it earlier.
             argv = ["timeout", "--signal=INT", f"{self.warmup:g}", *self._argv(url)]
             self.client.run(argv, timeout=self.warmup + PATIENCE_SECONDS, check=False)
-        done = self.client.run(self._argv(url), timeout=self.model.duration + PATIENCE_SECONDS)
+        with watch:
+            done = self.client.run(self._argv(url, scale), timeout=scale * self.model.duration + PATIENCE_SECONDS)
         return _judged(json.loads(done.stdout.splitlines()[-1]))
 
-    def _argv(self, url: str) -> list[str]:
+    def _argv(self, url: str, scale: int = 1) -> list[str]:
         model = self.model
-        duration = f"-d{max(1, round(model.duration))}s"
+        duration = f"-d{max(1, round(scale * model.duration))}s"
         argv = ["wrk", f"-t{model.threads}", f"-c{model.connections}", duration, "-s", str(REPORT)]
         if model.host is not None:
             argv += ["-H", f"Host: {model.host}"]

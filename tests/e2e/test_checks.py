@@ -9,7 +9,7 @@ import dataclasses
 import os
 import re
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -20,9 +20,9 @@ from e2e.bench import HOST, SECONDS, Bench
 from lab.checks import Check, state
 from lab.contenders.rauta import RunningRauta
 from lab.errors import UsageError
-from lab.interfaces import CheckResult, Context
+from lab.interfaces import CheckResult, Context, Setup
 from lab.measure import Measure
-from lab.verdict import Sample
+from lab.samples import Sample
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
 
@@ -208,8 +208,8 @@ def sample(routed: Bench, subject: str = "rauta", **fields: Any) -> Sample:
     measure = TypeAdapter[Measure](Measure).validate_python(fields)
     plan = routed.scenario.plan.model_copy(update={"warmup": 0.0})
     with ExitStack() as stack:
-        instrument = measure.open(routed.network, routed.scenario.model_copy(update={"plan": plan}), stack)
-        return instrument.sample(subject, routed.running)
+        instrument = measure.open(Setup(routed.network, routed.scenario.model_copy(update={"plan": plan}), stack))
+        return instrument.sample(subject, routed.running, nullcontext())
 
 
 WRK = {"layer": "http", "tool": "wrk", "host": HOST, "duration": "1s", "connections": 4}

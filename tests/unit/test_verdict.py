@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from lab.samples import Sample
 from lab.scenario import Target
 from lab.units import Quantity
-from lab.verdict import Exit, Outcome, Sample, exit_code, judge
+from lab.verdict import Exit, Outcome, exit_code, judge
 
 
 def target(**fields: Any) -> Target:
