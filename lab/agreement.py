@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lab import contenders as known_contenders
+from lab.samples import CPU_QUANTITIES, QUANTILES, STATISTICS, Quantity
 from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, ROUTER_ADDRESS, SUBNET
 from lab.units import SECONDS
-from lab.verdict import STATISTICS
 from rauta.config import Config
 from rauta.mistakes import Location, Mistake, explain
 
 if TYPE_CHECKING:
     from lab.checks import Check
     from lab.measure import Measure
-    from lab.scenario import Profile, Target, Topology
+    from lab.scenario import Profile, Scenario, Target, Topology
     from lab.servers import Server
 
 SINGLE = ("client", "router")
@@ -48,6 +48,18 @@ def mistakes(model: type[BaseModel], data: Mapping[str, Any], config: Config | N
         if all(name in sections for name in needed):
             found += rule(**{name: sections[name] for name in needed})
     return found
+
+
+def mistakes_across(cells: Sequence[Scenario]) -> Iterator[Mistake]:
+    """Cells that targets name and that the matrix does not have. (Cells with mistakes of their own are not here.)"""
+    for cell in cells:
+        for index, target in enumerate(cell.targets):
+            for name, wanted in (("at", target.at), ("against", target.against or {})):
+                for param, value in wanted.items():
+                    allowed = sorted({str(one.params[param]) for one in cells if param in one.params})
+                    if str(value) not in allowed:
+                        known = ", ".join(allowed) or ", ".join(cell.params) or "define it under `params`"
+                        yield Mistake(("targets", index, name, param), f"no cell has the value {value!r}", known)
 
 
 def _valid_sections(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -127,10 +139,17 @@ def _servers(servers: dict[str, Server], config: Config) -> Iterator[Mistake]:
 
 
 def _contenders(contenders: tuple[str, ...], profiles: dict[str, Profile]) -> Iterator[Mistake]:
-    yield from _contender_list(("contenders",), contenders, known_contenders.NAMES)
+    twins = [name for name in contenders if _is_twin(name, contenders)]
+    yield from _contender_list(("contenders",), contenders, (*known_contenders.NAMES, *twins))
     for name, profile in profiles.items():
         if profile.contenders is not None:
             yield from _contender_list(("profiles", name, "contenders"), profile.contenders, contenders)
+
+
+def _is_twin(name: str, contenders: Iterable[str]) -> bool:
+    """Whether it is another one of the list once more, for an A/A pair: ``direct#2`` beside ``direct``."""
+    original, _, number = name.partition("#")
+    return number.isdigit() and original in contenders
 
 
 def _contender_list(where: Location, names: Iterable[str], allowed: Iterable[str]) -> Iterator[Mistake]:
@@ -197,8 +216,8 @@ def _targets(
     for index, target in enumerate(targets):
         where: Location = ("targets", index)
         yield from _bounds(where, target)
-        if target.measure not in measure or target.statistic not in STATISTICS:
-            allowed = ", ".join(f"{name}.{statistic}" for name in measure for statistic in STATISTICS)
+        if not _is_measured(target, measure):
+            allowed = ", ".join(_metrics(measure))
             yield Mistake(
                 (*where, "metric"), f"no measure makes {target.metric!r}", allowed or "define it under `measure`"
             )
@@ -206,11 +225,35 @@ def _targets(
         yield from _terms(where, target, measure[target.measure], contenders)
 
 
+def _metrics(measure: Mapping[str, Measure]) -> Iterator[str]:
+    """What targets can name; quantities are shown once, with the median."""
+    for name, one in measure.items():
+        yield from (f"{name}.{statistic}" for statistic in _statistics(one))
+        yield from (f"{name}.{quantity}.median" for quantity in quantities(one))
+
+
+def _statistics(measure: Measure) -> tuple[str, ...]:
+    return tuple(name for name in STATISTICS if name not in QUANTILES or measure.has_histogram)
+
+
+def quantities(measure: Measure) -> Mapping[str, Quantity]:
+    """What can be judged besides the measure's own quantity: what its instrument says, and the machine's CPU time."""
+    return {**measure.quantities, **(CPU_QUANTITIES if measure.layer == "http" else {})}
+
+
+def _is_measured(target: Target, measure: Mapping[str, Measure]) -> bool:
+    one = measure.get(target.measure)
+    if one is None or target.statistic not in _statistics(one):
+        return False
+    return not target.quantity or (target.quantity in quantities(one) and target.statistic not in QUANTILES)
+
+
 def _bounds(where: Location, target: Target) -> Iterator[Mistake]:
     if target.min is None and target.max is None:
         yield Mistake(where, "has no bound", "min, max or both")
-    if target.ratio_to is not None and target.over is not None:
-        yield Mistake((*where, "over"), "a ratio and a difference at once", "ratio_to or over")
+    terms = [name for name in ("ratio_to", "over", "against") if getattr(target, name) is not None]
+    if len(terms) > 1:
+        yield Mistake((*where, terms[1]), f"compared twice, there is {terms[0]} already", " or ".join(terms))
 
 
 def _terms(where: Location, target: Target, measure: Measure, contenders: tuple[str, ...]) -> Iterator[Mistake]:
@@ -220,11 +263,12 @@ def _terms(where: Location, target: Target, measure: Measure, contenders: tuple[
         if subject is not None and subject not in subjects:
             problem = f"{target.measure!r} is not measured for {subject!r}"
             yield Mistake((*where, name), problem, ", ".join(subjects))
-    unit = "" if target.ratio_to is not None else measure.unit
+    described = quantities(measure)[target.quantity] if target.quantity else measure.quantity
+    unit = "" if target.is_ratio else described.unit
     for name in ("min", "max"):
         bound = getattr(target, name)
         if bound is not None and (bound.unit in SECONDS) != (unit in SECONDS):
-            problem = f"{bound} cannot bound {'a ratio' if target.ratio_to else f'a measure in {unit}'}"
+            problem = f"{bound} cannot bound {'a ratio' if target.is_ratio else f'a measure in {unit}'}"
             yield Mistake(
                 (*where, name), problem, "a plain number" if unit not in SECONDS else f"a duration such as 200{unit}"
             )

@@ -160,6 +160,10 @@ class MeasureModel(Protocol):
         """What its samples have besides; a metric is then called measure.quantity.statistic."""
 
     @property
+    def has_histogram(self) -> bool:
+        """Whether its samples carry all latencies; a metric may then end in a quantile."""
+
+    @property
     def instrument(self) -> str:
         """What measures, with its version, such as ``wrk 4.1.0``."""
 

@@ -19,12 +19,24 @@ class Better(StrEnum):
     NEITHER = "neither"
 
 
+QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+"""of all latencies of a measure with histograms, as shares"""
+STATISTICS = ("median", "mean", "min", "max", *QUANTILES)
+"""what a metric may end in: over rounds, or a quantile"""
+
+
 @dataclass(frozen=True)
 class Quantity:
     """What a number means. ``unit``: as in ``requests/s``, ``ns``, ``us/request``."""
 
     unit: str
     better: Better
+
+
+CPU_QUANTITIES: Mapping[str, Quantity] = {
+    name: Quantity("us/request", Better.LOWER) for name in ("cpu", "cpu-client", "cpu-router", "cpu-servers")
+}
+"""CPU time a request, which every sample of layer http has: of the whole machine, and of the processes of each role"""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """The scenario format: one claim, written so that a machine can judge it. ``python -m lab schema`` prints its JSON
 Schema.
 
-A file is read in five steps: YAML → the command line's ``--set`` and ``--profile`` applied → ``${parameters}`` filled
-in → the models here → ``lab.agreement``, which finds the fields that contradict each other or the routing file. Every
-mistake is reported at once with its line, its field and what is allowed there.
+A file is read in five steps: YAML → the command line's ``--profile`` and ``--set`` applied (lab.changes) →
+``${parameters}`` filled in, once for each cell of their matrix (lab.matrix) → the models here → ``lab.agreement``,
+which finds the fields that contradict each other or the routing file. Every mistake is reported at once with its line,
+its field and what is allowed there.
 
 What a check, a measure or a server may say is defined where it is done: lab/checks, lab/measure, lab/servers.
 """
@@ -11,22 +12,20 @@ What a check, a measure or a server may say is defined where it is done: lab/che
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from lab import agreement
+from lab import agreement, changes, matrix
 from lab.checks import Check
 from lab.errors import UsageError
 from lab.measure import Measure
+from lab.samples import STATISTICS
 from lab.servers import Server
-from lab.units import Duration, Quantity
-from rauta.config import Config, load_config
+from lab.units import Duration, Limit, Quantity, Share
+from rauta.config import Config, Route, load_config
 from rauta.document import Document, DocumentError, load_document
 from rauta.mistakes import Location, Mistake, explain
 
@@ -40,6 +39,7 @@ class Model(BaseModel):
 
 
 Scalar = bool | int | float | str
+Params = dict[str, Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1)]]
 Cpus = tuple[Annotated[int, Field(ge=0)], ...]
 
 
@@ -67,9 +67,14 @@ class Topology(Model):
 
 
 class Routing(Model):
-    """The configuration to route with, the very file that ``rauta run -c`` takes; relative to the scenario's folder."""
+    """The configuration to route with, the very file that ``rauta run -c`` takes; relative to the scenario's folder.
+
+    ``routes``: so many routes in its first VIP; those that the file does not have are made up: the prefixes ``/r/1``,
+    ``/r/2`` and so on, to the cluster of the VIP's last route.
+    """
 
     file: str
+    routes: Annotated[int, Field(ge=1, le=65_536)] | None = None
 
     _config: Config = PrivateAttr()
 
@@ -83,6 +88,9 @@ class Plan(Model):
     """How often and how long. In each round every contender is measured once, in an order drawn from ``seed``."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 10
+    max_rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """go on up to this many, until the interval of every target is narrow enough; none: just ``rounds``"""
+    order: Literal["random"] = "random"
     warmup: Duration = 0.3
     seed: int = 7
     max_time: Duration = 300.0
@@ -90,41 +98,79 @@ class Plan(Model):
     """off: only checks"""
 
 
+class Valid(Model):
+    """When a run is to be believed. A sample that was disturbed is taken again; none: no limit."""
+
+    steal: Limit | None = 0.02
+    """of all CPU time, taken by the hypervisor"""
+    foreign_cpu: Limit | None = 0.05
+    """of one CPU, used by processes that have nothing to do with the run"""
+    generator_cpu: Limit | None = None
+    """of the time of the load generator's busiest thread: beyond it the generator may be what was measured"""
+    ci_half_width: Limit | None = None
+    """of the intervals of ratios, on each side"""
+    n_vs_2n: Limit | None = None
+    """how far a rate or a time a packet may change when twice the work is done"""
+
+
 class Target(Model):
     """What is good enough: bounds for a statistic of a measure, by itself, or compared with another contender's."""
 
-    metric: Annotated[str, Field(examples=["keepalive.median"])]
-    """measure.statistic"""
+    metric: Annotated[str, Field(examples=["keepalive.median", "latency.p99", "keepalive.cpu.median"])]
+    """measure.statistic, or measure.quantity.statistic"""
     of: str = "rauta"
     """the contender that is judged"""
     ratio_to: str | None = None
     """judge the ratio to this contender"""
     over: str | None = None
     """judge the difference to this contender, or to the measure's reference"""
+    at: dict[str, Scalar] = {}
+    """only in the cells with these values of parameters; empty: in all"""
+    against: dict[str, Scalar] | None = None
+    """judge the ratio to the same figure in the cell with these values"""
     min: Quantity | None = None
     max: Quantity | None = None
+    confidence: Annotated[Share, Field(gt=0.5, lt=1)] = 0.95
+    """of the interval that must lie within the bounds"""
     origin: Literal["asked", "ours"] = "ours"
 
     @property
     def measure(self) -> str:
         """The first part of ``metric``."""
-        return self.metric.rpartition(".")[0]
+        return self.metric.partition(".")[0]
+
+    @property
+    def quantity(self) -> str:
+        """The middle part; empty for the measure's own quantity."""
+        rest = self.metric.partition(".")[2]
+        return "" if rest in STATISTICS else rest.partition(".")[0]
 
     @property
     def statistic(self) -> str:
-        """The second part of ``metric``."""
-        return self.metric.rpartition(".")[2]
+        """The last part: of rounds, or a quantile of all latencies."""
+        rest = self.metric.partition(".")[2]
+        return rest if rest in STATISTICS else rest.partition(".")[2]
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether a ratio is judged."""
+        return self.ratio_to is not None or self.against is not None
+
+    def applies_to(self, params: Mapping[str, Scalar]) -> bool:
+        """Whether it is judged in the cell with these parameters; a baseline is not judged against itself."""
+        return _agree(self.at, params) and not (self.against is not None and _agree(self.against, params))
 
 
 class Profile(Model):
     """What ``--profile`` changes. None: as the scenario says."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    max_rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     timing: bool | None = None
     warmup: Duration | None = None
     max_time: Duration | None = None
     contenders: tuple[str, ...] | None = None
-    params: dict[str, Scalar] = {}
+    params: Params = {}
 
 
 class Scenario(Model):
@@ -132,8 +178,8 @@ class Scenario(Model):
 
     version: Literal[1]
     claim: str
-    params: dict[str, Scalar] = {}
-    """values that other fields refer to as ${name}"""
+    params: Params = {}
+    """values that other fields refer to as ${name}; a list of values makes a matrix"""
     topology: Topology
     servers: dict[str, Server]
     """what each cluster's hosts run"""
@@ -144,11 +190,18 @@ class Scenario(Model):
     checks: tuple[Check, ...] = ()
     measure: dict[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], Measure] = {}
     plan: Plan = Plan()
+    valid: Valid = Valid()
     targets: tuple[Target, ...] = ()
     profiles: dict[str, Profile] = {}
 
     _file: Path = PrivateAttr()
     _profile: str | None = PrivateAttr(None)
+    _cell: dict[str, Scalar] = PrivateAttr(default_factory=dict)
+
+    @property
+    def cell(self) -> Mapping[str, Scalar]:
+        """Of the matrix of parameters: the values of those that vary."""
+        return self._cell
 
     @property
     def file(self) -> Path:
@@ -184,21 +237,26 @@ def all_files() -> list[Path]:
     return sorted(FOLDER.glob("*.yaml"))
 
 
-def load(
+def load(path: str | Path, **choices: Any) -> Scenario:
+    """Read a scenario; of a matrix the first cell. See ``load_cells``."""
+    return load_cells(path, **choices)[0]
+
+
+def load_cells(
     path: str | Path,
     *,
     profile: str | None = None,
     overrides: Sequence[str] = (),
     contenders: Sequence[str] = (),
-) -> Scenario:
-    """Read a scenario.
+) -> tuple[Scenario, ...]:
+    """Read a scenario: all cells of its matrix of parameters.
 
     Args:
         path: the file.
         profile: the name of one of its profiles, to be applied first.
         overrides: ``dotted.path=value``, the value in YAML; ``plan.rounds=3``, ``params.connections=100``,
-        ``checks.2.size=1MB``. contenders: which of the scenario's contenders take part; none: those of the profile,
-        or all.
+            ``params.routes=[1, 1000]``, ``checks.2.size=1MB``.
+        contenders: which of the scenario's contenders take part; none: those of the profile, or all.
 
     Raises:
         DocumentError: with every mistake in the scenario, or in its routing file.
@@ -207,11 +265,31 @@ def load(
     document = load_document(path)
     data = document.data
     if profile is not None:
-        data = _with_profile(document, data, profile)
+        data = changes.with_profile(document.path, data, profile)
     for override in overrides:
-        data = _with_override(data, override)
+        data = changes.with_override(data, override)
     document = dataclasses.replace(document, data=data)
-    data, mistakes = _filled_in(data, data.get("params"))
+    params = changes.mapping_or_empty(data.get("params"))
+    found: dict[Mistake, None] = {}  # each once, in order: most are in every cell
+    cells = []
+    for values in matrix.combinations(params):
+        cell, mistakes = _cell(document, values)
+        found |= dict.fromkeys(mistakes)
+        if cell is not None:
+            cell._cell = {name: values[name] for name in matrix.varying(params)}
+            cells.append(cell)
+    found |= dict.fromkeys(agreement.mistakes_across(cells))
+    if found or not cells:
+        found = found or {Mistake(("params",), "a list without values", "at least one value"): None}
+        raise DocumentError(document.path, [(document.line(mistake.path), mistake) for mistake in found])
+    for cell in cells:
+        cell._file, cell._profile = Path(path).resolve(), profile
+    return tuple(_with_contenders(cell, profile, contenders) for cell in cells)
+
+
+def _cell(document: Document, values: Mapping[str, Any]) -> tuple[Scenario | None, list[Mistake]]:
+    """The scenario with one combination of values; None if there are mistakes."""
+    data, mistakes = matrix.filled_in(document.data, values)
     config = _routing_config(document, data)
     scenario: Scenario | None = None
     try:
@@ -220,10 +298,24 @@ def load(
         mistakes += explain(Scenario, data, error)
     mistakes += agreement.mistakes(Scenario, data, config)
     if mistakes or scenario is None or config is None:
-        raise DocumentError(document.path, [(document.line(mistake.path), mistake) for mistake in mistakes])
-    scenario = _with_contenders(scenario, profile, contenders)
-    scenario._file, scenario._profile, scenario.routing._config = Path(path).resolve(), profile, config
-    return scenario
+        return None, mistakes
+    scenario.routing._config = with_routes(config, scenario.routing.routes)
+    return scenario, []
+
+
+def with_routes(config: Config, total: int | None) -> Config:
+    """A configuration whose first VIP has so many routes; those made up are ``/r/1``, ``/r/2`` and so on."""
+    first, *others = config.vips
+    if total is None or total <= len(first.routes):
+        return config
+    cluster = first.routes[-1].cluster
+    more = tuple(Route(prefix=f"/r/{number}", cluster=cluster) for number in range(1, total - len(first.routes) + 1))
+    grown = first.model_copy(update={"routes": (*first.routes, *more)})
+    return config.model_copy(update={"vips": (grown, *others)})
+
+
+def _agree(wanted: Mapping[str, Scalar], params: Mapping[str, Any]) -> bool:
+    return all(params.get(name) == value for name, value in wanted.items())
 
 
 def _with_contenders(scenario: Scenario, profile: str | None, wanted: Sequence[str]) -> Scenario:
@@ -250,85 +342,3 @@ def _routing_config(document: Document, data: dict[str, Any]) -> Config | None:
         )
         raise DocumentError(document.path, [(document.line(where), mistake)])
     return load_config(path)
-
-
-# ---- the command line's wishes ------------------------------------------------------------------------
-
-
-def _with_profile(document: Document, data: dict[str, Any], name: str) -> dict[str, Any]:
-    profiles = data.get("profiles")
-    known = profiles if isinstance(profiles, Mapping) else {}
-    if name not in known:
-        allowed = f"Its profiles are: {', '.join(known)}." if known else "It has none."
-        raise UsageError(f"applying the profile {name!r} to {document.path}", "it has no such profile", allowed)
-    changes = known[name] if isinstance(known[name], Mapping) else {}
-    plan = {key: changes[key] for key in ("rounds", "timing", "warmup", "max_time") if key in changes}
-    merged = {**data, "plan": {**_mapping(data.get("plan")), **plan}}
-    if "params" in changes:
-        merged["params"] = {**_mapping(data.get("params")), **_mapping(changes["params"])}
-    return merged
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _with_override(data: Any, override: str) -> Any:
-    path, equals, text = override.partition("=")
-    tried = f"applying --set {override}"
-    if not equals or not path:
-        raise UsageError(tried, "it is not of the form path=value", "For example: --set plan.rounds=3")
-    try:
-        value = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise UsageError(tried, "the value is not YAML", str(error)) from None
-    return _put(data, path.split("."), value, tried)
-
-
-def _put(node: Any, path: Sequence[str], value: Any, tried: str) -> Any:
-    """A copy of ``node`` with the value at a path; missing mappings on the way are made."""
-    if not path:
-        return value
-    step, rest = path[0], path[1:]
-    if isinstance(node, list):
-        if not step.isdigit() or int(step) >= len(node):
-            raise UsageError(tried, f"{step!r} is no index of a list of {len(node)}", "Indices count from 0.")
-        return [_put(item, rest, value, tried) if number == int(step) else item for number, item in enumerate(node)]
-    if node is not None and not isinstance(node, dict):
-        raise UsageError(tried, f"there is nothing below {node!r} that {step!r} could name", "")
-    before = node or {}
-    return {**before, step: _put(before.get(step), rest, value, tried)}
-
-
-# ---- parameters ---------------------------------------------------------------------------------------
-
-_PARAMETER = re.compile(r"\$\{([^}]*)\}")
-
-
-def _filled_in(data: dict[str, Any], params: object) -> tuple[dict[str, Any], list[Mistake]]:
-    """The data with every ``${name}`` replaced, and the names that no parameter has. Parameters are left alone."""
-    values = _mapping(params)
-    mistakes: list[Mistake] = []
-
-    def fill(node: Any, path: Location) -> Any:
-        if isinstance(node, Mapping):
-            return {key: fill(value, (*path, key)) for key, value in node.items()}
-        if isinstance(node, list):
-            return [fill(item, (*path, index)) for index, item in enumerate(node)]
-        if not isinstance(node, str):
-            return node
-        for name in _unknown(node, values):
-            mistakes.append(
-                Mistake(path, f"no parameter is called {name!r}", ", ".join(values) or "define it under `params`")
-            )
-        whole = _PARAMETER.fullmatch(node)
-        if whole and whole[1] in values:
-            return values[whole[1]]  # keeps its type
-        return _PARAMETER.sub(lambda match: str(values.get(match[1], match[0])), node)
-
-    untouched = {key: data[key] for key in ("params", "profiles") if key in data}
-    return {**fill({key: value for key, value in data.items() if key not in untouched}, ()), **untouched}, mistakes
-
-
-def _unknown(text: str, values: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name in _PARAMETER.findall(text) if name not in values)

@@ -1,7 +1,7 @@
 """Sizes, durations and rates as people write them in scenarios: ``13B``, ``5MB``, ``300ms``, ``200ns``, ``1M``.
 
-``Size`` and ``Duration`` are types for pydantic models; a ``Quantity`` keeps its unit, because a target's ``10us``
-must be compared with a measure in ns, and ``1M`` with one in requests/s.
+``Size``, ``Duration``, ``Share`` and ``Limit`` are types for pydantic models; a ``Quantity`` keeps its unit, because a
+target's ``10us`` must be compared with a measure in ns, and ``1M`` with one in requests/s.
 """
 
 from __future__ import annotations
@@ -48,6 +48,22 @@ def _parse_duration(value: object) -> float:
     return number * SECONDS[unit]
 
 
+def _parse_share(value: object) -> float:
+    text = value.strip() if isinstance(value, str) else value
+    number, unit = _split(text.removesuffix("%") if isinstance(text, str) else text)
+    share = number / 100 if isinstance(text, str) and text.endswith("%") else number
+    if unit or not 0 <= share <= 1:
+        raise ValueError(f"{value!r} is not a share (allowed: 0% to 100%, or 0 to 1)")
+    return share
+
+
+def _parse_limit(value: object) -> float:
+    try:
+        return _parse_share(value.strip().removeprefix("<") if isinstance(value, str) else value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a limit (allowed: a share such as < 5%)") from None
+
+
 Size = Annotated[
     int,
     BeforeValidator(_parse_size),
@@ -61,6 +77,14 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(ns|us|ms|s|m|h)$", "examples": ["300ms"]}),
 ]
 """Seconds, written as ``300ms`` or ``5m``."""
+
+Share = Annotated[
+    float, BeforeValidator(_parse_share), WithJsonSchema({"type": ["string", "number"], "examples": ["1%"]})
+]
+"""0 to 1, written as ``5%`` or ``0.05``."""
+
+Limit = Annotated[float, BeforeValidator(_parse_limit), WithJsonSchema({"type": "string", "examples": ["< 5%"]})]
+"""A share that must not be reached, written as ``< 5%``."""
 
 
 @dataclass(frozen=True)

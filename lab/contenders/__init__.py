@@ -17,5 +17,5 @@ NAMES = tuple(_ALL)
 
 
 def find(name: str) -> Contender:
-    """The contender of that name. KeyError if there is none; scenarios are checked before."""
-    return _ALL[name]
+    """The contender of that name, or that a label such as ``direct#2`` stands for. KeyError if there is none."""
+    return _ALL[name.partition("#")[0]]

@@ -81,6 +81,11 @@ class Program(BaseModel):
         return {}
 
     @property
+    def has_histogram(self) -> bool:
+        """No: a number a sample."""
+        return False
+
+    @property
     def instrument(self) -> str:
         """The kernel's own run-time statistics, of the running release."""
         return f"bpf_stats of Linux {os.uname().release}"

@@ -63,6 +63,11 @@ class Wrk(BaseModel):
         return {}
 
     @property
+    def has_histogram(self) -> bool:
+        """No: a number a sample."""
+        return False
+
+    @property
     def instrument(self) -> str:
         """wrk and its version."""
         return f"wrk {environment.tool_version('wrk')}"
