@@ -1,6 +1,7 @@
 """The lab's command line: look before, run, poke around in a network, and read what runs have left.
 
-Exit codes: 0 passed; 1 a check or target failed; 2 usage or environment; 3 not valid; 130 interrupted.
+Exit codes: 0 passed; 1 a check or target failed; 2 usage or environment; 3 not valid, inconclusive or not comparable;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Annotated, Any, ParamSpec
 
@@ -16,10 +17,12 @@ import typer
 
 from lab import doctor as the_doctor
 from lab import environment, results, scenario, state
+from lab import noise as the_noise
 from lab import plan as the_plan
 from lab import run as the_run
 from lab import up as the_up
 from lab.display import Display
+from lab.errors import NotComparable, UsageError
 from lab.topology import Network
 from lab.verdict import Exit
 from rauta.errors import RautaError
@@ -57,7 +60,8 @@ def command(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
             function(*args, **kwargs)
         except RautaError as error:
             typer.echo(f"lab: {error}", err=True)
-            raise typer.Exit(Exit.USAGE) from error
+            code = Exit.NOT_VALID if isinstance(error, NotComparable) else Exit.USAGE
+            raise typer.Exit(code) from error
         except KeyboardInterrupt:
             raise typer.Exit(Exit.INTERRUPTED) from None
         except typer.Exit:
@@ -97,18 +101,18 @@ def schema() -> None:
 @command
 def check(file: File, profile: Profile = None, set_: Set = []) -> None:  # noqa: B006 typer wants a list, and copies it
     """Read a scenario and report every mistake, with its line and field."""
-    one = scenario.load(scenario.find(file), profile=profile, overrides=set_)
-    typer.echo(f"{one.file}: no mistakes")
+    cells = scenario.load_cells(scenario.find(file), profile=profile, overrides=set_)
+    typer.echo(f"{cells[0].file}: no mistakes" + (f", {len(cells)} cells" if len(cells) > 1 else ""))
 
 
 @command
 def plan(file: File, profile: Profile = None, set_: Set = []) -> None:  # noqa: B006
     """Draw a scenario's network, and say what a run would do and about how long it would take."""
-    one = scenario.load(scenario.find(file), profile=profile, overrides=set_)
-    typer.echo(f"{one.name}: {one.claim}\n\n{the_plan.draw(one)}\n")
-    for step in the_plan.steps(one):
+    cells = scenario.load_cells(scenario.find(file), profile=profile, overrides=set_)
+    typer.echo(f"{cells[0].name}: {cells[0].claim}\n\n{the_plan.draw(cells[0])}\n")
+    for step in the_plan.steps(cells):
         typer.echo(f"  {step}")
-    typer.echo(f"\nabout {the_plan.seconds(one):.0f} s")
+    typer.echo(f"\nabout {the_plan.seconds(cells):.0f} s")
 
 
 # ---- run ----------------------------------------------------------------------------------------------
@@ -125,24 +129,50 @@ def run(
     only: Only = [],  # noqa: B006
     seed: Seed = None,
     keep: Keep = False,
+    pcap: Pcap = False,
+    resume: Resume = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove a scenario correct, then measure and judge it."""
+    if resume is not None and len(files) > 1:
+        raise UsageError("resuming a run", "several scenarios are given", "Name the one that was interrupted.")
     paths = [scenario.find(file) for file in files]
-    chosen = [scenario.load(path, profile=profile, overrides=set_, contenders=contender) for path in paths]
+    chosen = [scenario.load_cells(path, profile=profile, overrides=set_, contenders=contender) for path in paths]
+    resumed = results.find(resume).name if resume is not None else None
+    options = the_run.Options(seed, tuple(only), keep, pcap, resumed)
+    raise typer.Exit(_run(chosen, options, as_json))
+
+
+@command
+def noise(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Whose contenders and measures.")] = "noise",
+    profile: Profile = None,
+    set_: Set = [],  # noqa: B006
+    contender: Contenders = [],  # noqa: B006
+    only: Only = [],  # noqa: B006
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine's floor: every contender against itself. Later runs are judged with it."""
+    cells = scenario.load_cells(scenario.find(file), profile=profile, overrides=set_, contenders=contender)
+    twins = tuple(the_noise.with_twins(cell) for cell in cells)
+    raise typer.Exit(_run([twins], the_run.Options(seed, tuple(only), kind="noise"), as_json))
+
+
+def _run(chosen: Sequence[Sequence[scenario.Scenario]], options: the_run.Options, as_json: bool) -> int:
+    """Run scenarios one after the other and show what came out: the exit code."""
     display = Display()
-    options = the_run.Options(seed, tuple(only), keep)
     done: list[dict[str, Any]] = []
-    for one in chosen:
-        content = the_run.execute(one, options, display, lambda network: _say_held(display, network))
+    for cells in chosen:
+        content = the_run.execute(cells, options, display, lambda network: _say_held(display, network))
         done.append(content)
         if not as_json:
             display.result(content)
         if content["exit_code"] == Exit.INTERRUPTED:
             break
     if as_json:
-        typer.echo(json.dumps(done[0] if len(files) == 1 else done, indent=2))
-    raise typer.Exit(_worst([content["exit_code"] for content in done]))
+        typer.echo(json.dumps(done[0] if len(chosen) == 1 else done, indent=2))
+    return _worst([content["exit_code"] for content in done])
 
 
 def _worst(codes: list[int]) -> int:

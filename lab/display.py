@@ -12,10 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from lab.doctor import Finding
+from lab.matrix import label
 from lab.results import CheckRecord
 from lab.units import SECONDS
 
-COLOURS = {"pass": "green", "fail": "bold red", "not valid": "yellow", "not measured": "dim", "not run": "dim"}
+COLOURS = {
+    "pass": "green",
+    "fail": "bold red",
+    "inconclusive": "yellow",
+    "not resolvable": "yellow",
+    "not valid": "yellow",
+    "not measured": "dim",
+}
 PIPED_WIDTH = 132
 """columns of tables that go to a file or a pipe"""
 
@@ -57,22 +65,37 @@ class Display:
         """A run's checks and verdicts, from the content of ``run.json``."""
         scenario = run["scenario"]
         profile = f", profile {scenario['profile']}" if scenario["profile"] else ""
-        self.out.print(
-            f"\n[bold]{escape(scenario['name'])}[/]{profile}: {escape(scenario['resolved']['claim'])}", soft_wrap=True
-        )
+        claim = escape(scenario["resolved"][0]["claim"])
+        self.out.print(f"\n[bold]{escape(scenario['name'])}[/]{profile}: {claim}", soft_wrap=True)
         if run["checks"]:
             self.out.print(_checks(run["checks"]))
-        if scenario["resolved"]["plan"]["timing"] and run["verdicts"]:
-            self.out.print()
-            self.out.print(_verdicts(run))
-        elif run["verdicts"]:
+        timing = scenario["resolved"][0]["plan"]["timing"]
+        if not timing and run["verdicts"]:
             self.out.print(f"Timing is off: {len(run['verdicts'])} targets are not measured.")
+        if timing:
+            self._timing(run)
         if run["error"]:
             self.out.print(escape(run["error"]), soft_wrap=True)
         colour = {"passed": "green", "failed": "bold red"}.get(run["outcome"], "yellow")
         self.out.print(
             f"[{colour}]{run['outcome']}[/] in {run['duration']:.0f} s, seed {run['seed']}; kept as {run['id']}"
         )
+
+    def _timing(self, run: Mapping[str, Any]) -> None:
+        if run["metrics"]:
+            self.out.print()
+            self.out.print(_metrics(run))
+        if run["floors"]:
+            self.out.print()
+            self.out.print(_floors(run))
+        if run["verdicts"]:
+            self.out.print()
+            self.out.print(_verdicts(run))
+        validity = run["validity"]
+        if validity["state"] != "VALID":
+            more = f" (and {len(validity['reasons']) - 3} more)" if len(validity["reasons"]) > 3 else ""
+            reasons = "; ".join(validity["reasons"][:3])
+            self.out.print(f"[yellow]{validity['state']}[/]: {escape(reasons)}{more}", soft_wrap=True)
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """The doctor's table."""
@@ -93,12 +116,15 @@ class Display:
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a check, one column a contender."""
+    """One row a check and network, one column a contender."""
     contenders = list(dict.fromkeys(check["contender"] for check in checks))
     table = Table("check", *contenders, box=None, pad_edge=False)
-    for number, name in sorted({check["number"]: check["name"] for check in checks}.items()):
-        found = {check["contender"]: check for check in checks if check["number"] == number}
-        table.add_row(escape(name), *(_outcome(found.get(contender)) for contender in contenders))
+    for cell, number, name in dict.fromkeys((label(check["cell"]), check["number"], check["name"]) for check in checks):
+        found = {
+            check["contender"]: check for check in checks if (label(check["cell"]), check["number"]) == (cell, number)
+        }
+        title = f"{name} ({cell})" if cell else name
+        table.add_row(escape(title), *(_outcome(found.get(contender)) for contender in contenders))
     return table
 
 
@@ -114,21 +140,61 @@ def _short(text: str, limit: int = 60) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def _metrics(run: Mapping[str, Any]) -> Table:
+    """One row a measure and cell, one column a contender: medians with their 95 % intervals."""
+    contenders = list(dict.fromkeys(metric["contender"] for metric in run["metrics"]))
+    table = Table("metric", "", *contenders, box=None, pad_edge=False)
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for metric in run["metrics"]:
+        if metric["quantity"].startswith("cpu-"):
+            continue  # in run.json; here the machine's whole CPU time will do
+        name = ".".join(filter(None, (metric["measure"], metric["quantity"])))
+        row = rows.setdefault((name, metric["unit"], label(metric["cell"])), {})
+        row[metric["contender"]] = _with_interval(metric["median"], metric["low"], metric["high"])
+        for quantile, found in metric.get("quantiles", {}).items():
+            row = rows.setdefault((f"{name} {quantile}", metric["unit"], label(metric["cell"])), {})
+            row[metric["contender"]] = _with_interval(found["value"], found["low"], found["high"])
+    for (name, unit, cell), row in rows.items():
+        title = f"{name} ({cell})" if cell else name
+        table.add_row(escape(title), unit, *(escape(row.get(contender, "–")) for contender in contenders))
+    return table
+
+
+def _with_interval(value: float, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return _rounded(value)
+    return f"{_rounded(value)} [{_rounded(low)}, {_rounded(high)}]"
+
+
+def _floors(run: Mapping[str, Any]) -> Table:
+    """A/A pairs: what differs from nothing although nothing differs."""
+    table = Table("A/A pair", "metric", "", "of the two", "95 % interval", "floor", box=None, pad_edge=False)
+    for pair in run["floors"]:
+        sign, unit = ("÷", "") if pair["terms"] == "ratio" else ("−", pair["unit"])
+        interval = f"{figure(pair['low'], unit)} .. {figure(pair['high'], unit)}"
+        floor = figure(pair["floor"], unit) if unit else f"{pair['floor']:.1%}"
+        metric = f"{pair['metric']} ({label(pair['cell'])})" if pair["cell"] else pair["metric"]
+        table.add_row(escape(pair["contender"]), escape(metric), sign, figure(pair["value"], unit), interval, floor)
+    return table
+
+
 def _verdicts(run: Mapping[str, Any]) -> Table:
-    rounds = run["scenario"]["resolved"]["plan"]["rounds"]
-    columns = ("metric", "of", "measured", f"min .. max of {rounds} rounds", "figures", "target", "", "verdict")
+    columns = ("target", "of", "measured", "interval", "rounds", "figures", "bound", "", "verdict")
     table = Table(*columns, box=None, pad_edge=False)
     for verdict in run["verdicts"]:
         unit = verdict["unit"]
-        spread = f"{figure(verdict['lowest'], unit)} .. {figure(verdict['highest'], unit)}" if verdict["rounds"] else ""
+        known = verdict["low"] is not None
+        interval = f"{figure(verdict['low'], unit)} .. {figure(verdict['high'], unit)}" if known else ""
         colour = COLOURS[verdict["outcome"]]
         reason = f" {escape(verdict['reason'])}" if verdict["reason"] else ""
+        cell = f" ({label(verdict['cell'])})" if verdict["cell"] else ""
         table.add_row(
-            escape(verdict["metric"]),
+            escape(verdict["metric"] + cell),
             escape(verdict["terms"]),
             figure(verdict["measured"], unit),
-            spread,
-            _figures(verdict, run["samples"]),
+            interval,
+            str(verdict["rounds"] or ""),
+            _figures(verdict),
             bounds(verdict),
             verdict["origin"],
             f"[{colour}]{verdict['outcome']}[/]{reason}",
@@ -136,12 +202,11 @@ def _verdicts(run: Mapping[str, Any]) -> Table:
     return table
 
 
-def _figures(verdict: Mapping[str, Any], samples: Mapping[str, Any]) -> str:
+def _figures(verdict: Mapping[str, Any]) -> str:
     """What was compared, in the measure's unit: "67,912 and 88,920 requests/s"."""
     if verdict["own"] is None:
         return ""
-    unit = samples[verdict["metric"].rpartition(".")[0]]["unit"]
-    return f"{_rounded(verdict['own'])} and {_rounded(verdict['baseline'])} {unit}"
+    return f"{_rounded(verdict['own'])} and {_rounded(verdict['baseline'])} {verdict['figures_unit']}"
 
 
 def bounds(verdict: Mapping[str, Any]) -> str:

@@ -7,7 +7,10 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,26 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
     "clang": ("clang-19", "--version"),
     "bpftool": ("bpftool", "version"),
     "nginx": ("nginx", "-v"),
+    "haproxy": ("haproxy", "-v"),
+    "envoy": (str(Path(sys.executable).parent / "envoy"), "--version"),
+    "nft": ("nft", "--version"),
     "wrk": ("wrk", "-v"),
     "curl": ("curl", "--version"),
     "ethtool": ("ethtool", "--version"),
+    "tcpdump": ("tcpdump", "--version"),
 }
 """each tool, and how it tells its version"""
+
+SYSCTLS = (
+    "net/core/netdev_budget",
+    "net/core/rmem_max",
+    "net/core/wmem_max",
+    "net/ipv4/tcp_congestion_control",
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+    "kernel/timer_migration",
+)
+"""of the root namespace, from which new namespaces take theirs"""
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+[\w.-]*")
 
@@ -36,17 +54,33 @@ def portable(text: str) -> str:
 
 
 def collect() -> dict[str, Any]:
-    """Kernel, CPU, BPF settings, mitigations, tools and revision, ready for JSON. "unknown" where it cannot be told."""
+    """Everything about this machine, ready for JSON. "unknown" where it cannot be told.
+
+    Fields: kernel, cpu, clock, memory, bpf, mitigations, sysctls, tools, libraries, python, git. What a run adds:
+    programs, by contender. lab.comparable says which of them make figures incomparable.
+    """
     return {
         "kernel": {"release": platform.release(), "version": platform.version(), "machine": platform.machine()},
-        "cpu": {"model": _cpu_model(), "online": os.cpu_count(), "governor": _governor()},
+        "cpu": {
+            "model": _cpuinfo("model name"),
+            "online": os.cpu_count(),
+            "hypervisor": "yes" if "hypervisor" in _cpuinfo("flags").split() else "no",
+            "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        },
+        "clock": {
+            "MHz": _cpuinfo("cpu MHz"),
+            "source": _read(Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
+        },
+        "memory": {"total": _memory()},
         "bpf": {
             "jit": sysctl("net/core/bpf_jit_enable"),
             "jit_harden": sysctl("net/core/bpf_jit_harden"),
             "stats": sysctl("kernel/bpf_stats_enabled"),
         },
         "mitigations": _mitigations(),
+        "sysctls": {name.replace("/", "."): sysctl(name) for name in SYSCTLS},
         "tools": {name: tool_version(name) or "missing" for name in TOOLS},
+        "libraries": {name: metadata.version(name) for name in ("numpy", "scipy", "hdrhistogram", "pyroute2", "scapy")},
         "python": platform.python_version(),
         "git": _revision(),
     }
@@ -57,6 +91,7 @@ def extend_path() -> None:
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS])
 
 
+@cache
 def tool_version(name: str) -> str | None:
     """The version of one of TOOLS; None when it is not there, "unknown" when it does not say."""
     argv = TOOLS[name]
@@ -91,15 +126,16 @@ def _read(path: Path) -> str:
         return "unknown"
 
 
-def _cpu_model() -> str:
+def _cpuinfo(field: str) -> str:
+    """Of the first CPU."""
     for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith("model name"):
+        if line.startswith(field):
             return line.partition(":")[2].strip()
     return "unknown"
 
 
-def _governor() -> str:
-    return _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+def _memory() -> str:
+    return next((line.split()[1] + " kB" for line in _read(Path("/proc/meminfo")).splitlines()[:1]), "unknown")
 
 
 def _mitigations() -> dict[str, str]:

@@ -23,3 +23,7 @@ class CommandError(LabError):
 
 class NotReady(LabError):
     """A condition did not become true before its deadline."""
+
+
+class NotComparable(LabError):
+    """Two runs were made under different conditions. The message names every field that differs."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from lab.bench import groups
+from lab.checking import applies
+from lab.matrix import label
 from lab.scenario import Scenario
 from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, INTERFACE, ROUTER_ADDRESS
 
@@ -43,29 +46,42 @@ def _on(cpus: tuple[int, ...]) -> str:
     return f", on CPU {', '.join(map(str, cpus))}" if cpus else ""
 
 
-def steps(scenario: Scenario) -> Iterator[str]:
+def steps(cells: Sequence[Scenario]) -> Iterator[str]:
     """The work in order, a line each."""
-    for name in scenario.contenders:
-        count = sum(check.only in (None, name) for check in scenario.checks)
-        yield f"check {name}: {count} checks"
-    if not scenario.plan.timing:
+    first = cells[0]
+    if len(cells) > 1:
+        yield f"{len(cells)} cells on {len(groups(cells))} networks: {'; '.join(label(cell.cell) for cell in cells)}"
+    for name in first.contenders:
+        yield f"check {name}: {sum(applies(check, name) for check in first.checks)} checks"
+    if not first.plan.timing:
         yield "no timing"
         return
-    for name, measure in scenario.measure.items():
-        subjects = ", ".join(measure.subjects(scenario.contenders))
-        yield f"measure {name} ({measure.layer}, {measure.unit}): {scenario.plan.rounds} rounds of {subjects}"
-    yield f"judge {len(scenario.targets)} targets"
+    for name, measure in first.measure.items():
+        subjects = ", ".join(measure.subjects(first.contenders))
+        yield f"measure {name} ({measure.layer}, {measure.quantity.unit}): {_rounds(first)} rounds of {subjects}"
+    yield f"judge {sum(target.applies_to(cell.params) for cell in cells for target in cell.targets)} targets"
 
 
-def seconds(scenario: Scenario) -> float:
-    """About how long a run takes."""
-    total = SETUP_SECONDS
-    for name in scenario.contenders:
-        total += START_SECONDS + CHECK_SECONDS * sum(check.only in (None, name) for check in scenario.checks)
-    if scenario.plan.timing:
-        a_round = START_SECONDS * len(scenario.contenders) + sum(
-            measure.seconds(scenario.plan.warmup) * len(measure.subjects(scenario.contenders))
-            for measure in scenario.measure.values()
+def _rounds(scenario: Scenario) -> str:
+    plan = scenario.plan
+    more = plan.max_rounds is not None and plan.max_rounds > plan.rounds
+    return f"{plan.rounds} to {plan.max_rounds}" if more else f"{plan.rounds}"
+
+
+def seconds(cells: Sequence[Scenario]) -> float:
+    """About how long a run takes, if no target needs more than the plan's least rounds."""
+    total = 0.0
+    for group in groups(cells):
+        scenario = group[0].scenario
+        checks = [applies(check, name) for name in scenario.contenders for check in scenario.checks]
+        total += SETUP_SECONDS + START_SECONDS * len(scenario.contenders) + CHECK_SECONDS * sum(checks)
+    first = cells[0]
+    if first.plan.timing:
+        starts = START_SECONDS * len(first.contenders) * len(groups(cells))
+        samples = sum(
+            measure.seconds(cell.plan.warmup) * len(measure.subjects(cell.contenders))
+            for cell in cells
+            for measure in cell.measure.values()
         )
-        total += min(a_round * scenario.plan.rounds, scenario.plan.max_time)
+        total += min((starts + samples) * first.plan.rounds, first.plan.max_time)
     return total

@@ -1,17 +1,25 @@
-"""What is kept of a run: ``results/RUN_ID/`` with ``run.json`` and ``logs/``.
+"""What is kept of a run: ``results/RUN_ID/`` with run.json, samples.parquet, series.parquet and logs/.
 
-``run.json`` is versioned. Format 1 has these fields:
+``run.json`` is versioned. Format 2 has these fields:
 
-    format        1
+    format        2
     id, started (ISO 8601, UTC), duration (seconds), command
-    scenario      name, file, profile, and `resolved`: all its fields after profile, --set and defaults
-    seed
+    kind          run, or noise: A/A pairs, whose `floors` other runs are judged with
+    scenario      name, file, profile, and `resolved`: all fields of each cell after profile, --set and defaults
+    seed, rounds  how many rounds were finished, and `planned`
     outcome       passed, failed, not valid, interrupted or error;  exit_code;  error: what happened, if it ended in one
+    validity      state: VALID, NOISY or INVALID;  reasons
     environment   see lab.environment;  programs: by contender, BPF programs with tag, sizes, verified instructions
-    checks        in order: number (its place in the scenario), contender, name, passed, detail, seconds
-    samples       by measure: unit, layer, and `rounds` by contender or reference: value, valid, reason, details
+    checks        in order: number (its place in the scenario), cell, contender, name, passed, detail, seconds
+    metrics       by cell, measure, quantity and contender: unit, better, layer, instrument, rounds, the median of rounds
+                  with its 95 % interval (low, high; null below five rounds); of histograms also p50 to p99.9
+    capacities    by cell and measure: what others' rates are shares of, by contender
     order         by round: what was measured, in that order
-    verdicts      one for each target, see lab.verdict.Verdict
+    verdicts      one for each target and cell, see lab.verdict.Verdict
+    floors        see lab.noise
+
+``samples.parquet`` has a row for each number of each sample; COLUMNS says what is in it. ``series.parquet`` is the time
+series, see lab.monitor.SERIES.
 """
 
 from __future__ import annotations
@@ -20,18 +28,22 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from lab.environment import REPOSITORY
 from lab.errors import UsageError
-from lab.samples import Sample
-from lab.verdict import Exit, Verdict
+from lab.histogram import Histogram
+from lab.samples import Quantity, Sample
+from lab.verdict import Exit, Validity, Verdict
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = REPOSITORY / "results"
 OUTCOMES = {
     Exit.PASSED: "passed",
@@ -40,6 +52,32 @@ OUTCOMES = {
     Exit.NOT_VALID: "not valid",
     Exit.INTERRUPTED: "interrupted",
 }
+COLUMNS: Mapping[str, tuple[Any, str]] = {
+    "run": (pa.string(), "the run's id"),
+    "scenario": (pa.string(), "its scenario"),
+    "started": (pa.float64(), "when the sample began, seconds since the epoch"),
+    "cell": (pa.string(), "values of the parameters that vary, JSON"),
+    "round": (pa.int64(), "from 1"),
+    "position": (pa.int64(), "place of the contender in the round's order, from 0"),
+    "contender": (pa.string(), "or reference"),
+    "measure": (pa.string(), "its name in the scenario"),
+    "layer": (pa.string(), "bpf, veth or http"),
+    "quantity": (pa.string(), "which number of the sample; empty for the measure's own"),
+    "unit": (pa.string(), "of `value`"),
+    "better": (pa.string(), "higher, lower or neither"),
+    "instrument": (pa.string(), "what measured, with its version"),
+    "scale": (pa.int64(), "1, or 2 for samples with twice the work, which only test the instrument"),
+    "value": (pa.float64(), "the number"),
+    "valid": (pa.bool_(), "whether it is what was asked for"),
+    "reason": (pa.string(), "why it is not"),
+    "flags": (pa.string(), "what disturbed it in spite of retries; empty: nothing"),
+    "requests": (pa.int64(), "made while watched, warm-up included; null if it made none"),
+    "generator": (pa.float64(), "how busy the generator was, 0 to 1; null if unknown"),
+    "histogram": (pa.string(), "all latencies (HdrHistogram V2, base64, ns), beside the measure's own quantity"),
+    "details": (pa.string(), "whatever else the instrument said, JSON"),
+}
+"""columns of samples.parquet: type and meaning"""
+SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
 
 
 @dataclass(frozen=True)
@@ -53,6 +91,31 @@ class CheckRecord:
     passed: bool
     detail: str
     seconds: float = 0.0
+    cell: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A sample, and when, where and of whom it was taken."""
+
+    cell: int
+    round: int
+    position: int
+    contender: str
+    measure: str
+    scale: int
+    started: float
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Described:
+    """A measure of one cell, as results describe it."""
+
+    layer: str
+    instrument: str
+    quantities: Mapping[str, Quantity]
+    """by name; empty for its own"""
 
 
 @dataclass
@@ -61,18 +124,29 @@ class Record:
 
     id: str
     scenario: dict[str, Any]
+    """name, file, profile, resolved (by cell)"""
+    cells: Sequence[Mapping[str, Any]]
+    """the values of each cell that vary"""
     seed: int
     command: list[str]
     environment: dict[str, Any]
+    kind: str = "run"
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    planned: int = 0
     checks: list[CheckRecord] = field(default_factory=list)
-    samples: dict[str, dict[str, list[Sample]]] = field(default_factory=dict)
-    """by measure, then contender or reference"""
-    units: dict[str, str] = field(default_factory=dict)
-    layers: dict[str, str] = field(default_factory=dict)
+    taken: list[Taken] = field(default_factory=list)
+    measures: dict[tuple[int, str], Described] = field(default_factory=dict)
+    """by cell and name"""
+    capacities: dict[int, dict[str, Mapping[str, float]]] = field(default_factory=dict)
     order: list[list[str]] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    floors: list[dict[str, Any]] = field(default_factory=list)
+    validity: Validity = Validity.VALID
+    reasons: tuple[str, ...] = ()
     error: str | None = None
+    earlier: float = 0.0
+    """seconds that a run took before it was resumed"""
     _clock: float = field(default_factory=time.monotonic)
 
     @property
@@ -85,40 +159,156 @@ class Record:
         """Where the logs of its programs are."""
         return self.folder / "logs"
 
+    @property
+    def rounds_done(self) -> int:
+        """How many rounds were finished."""
+        return len(self.order)
+
+    def add_sample(self, taken: Taken) -> None:
+        """A sample was taken."""
+        self.taken.append(taken)
+
+    def end_round(self, order: list[str]) -> None:
+        """A round is finished, and what is known is written: from here a run can be resumed."""
+        self.order.append(order)
+        self.save(Exit.INTERRUPTED)
+
+    def samples(self, cell: int, measure: str, scale: int = 1) -> dict[str, list[Sample]]:
+        """A measure's samples of the finished rounds, by contender."""
+        found: dict[str, list[Sample]] = {}
+        for one in self.taken:
+            if (one.cell, one.measure, one.scale) == (cell, measure, scale) and one.round <= self.rounds_done:
+                found.setdefault(one.contender, []).append(one.sample)
+        return found
+
     def save(self, code: Exit) -> dict[str, Any]:
-        """Write ``run.json``; an earlier one is replaced in one step.
+        """Write ``run.json`` and ``samples.parquet``; earlier ones are replaced in one step.
 
         Returns:
-            what was written.
+            the content of run.json.
         """
         content = {
             "format": FORMAT,
             "id": self.id,
+            "kind": self.kind,
             "started": self.started.isoformat(timespec="seconds"),
-            "duration": round(time.monotonic() - self._clock, 3),
+            "duration": round(self.earlier + time.monotonic() - self._clock, 3),
             "command": self.command,
             "scenario": self.scenario,
             "seed": self.seed,
+            "rounds": {"done": self.rounds_done, "planned": self.planned},
             "outcome": OUTCOMES[code],
             "exit_code": int(code),
             "error": self.error,
+            "validity": {"state": str(self.validity), "reasons": list(self.reasons)},
             "environment": self.environment,
+            "cells": [dict(cell) for cell in self.cells],
             "checks": [dataclasses.asdict(check) for check in self.checks],
-            "samples": {name: self._samples_of(name) for name in self.samples},
+            "metrics": self.metrics,
+            "capacities": {str(cell): dict(found) for cell, found in self.capacities.items()},
             "order": self.order,
             "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
+            "floors": self.floors,
         }
+        _replace(self.folder / "samples.parquet", self.table())
         draft = self.folder / "run.json.new"
-        draft.write_text(json.dumps(content, indent=2) + "\n")
+        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         draft.rename(self.folder / "run.json")
         return content
 
-    def _samples_of(self, name: str) -> dict[str, Any]:
-        rounds = {
-            subject: [dataclasses.asdict(sample) for sample in samples]
-            for subject, samples in self.samples[name].items()
-        }
-        return {"unit": self.units[name], "layer": self.layers[name], "rounds": rounds}
+    def save_series(self, series: Mapping[str, Sequence[Any]]) -> None:
+        """Write ``series.parquet``."""
+        _replace(self.folder / "series.parquet", pa.table(dict(series)))
+
+    def table(self) -> pa.Table:
+        """All samples, tidy: one row for each number."""
+        rows = [row for taken in self.taken for row in self._rows(taken)]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    def _rows(self, taken: Taken) -> Iterator[dict[str, Any]]:
+        described, sample = self.measures[taken.cell, taken.measure], taken.sample
+        for name, value in {"": sample.value, **sample.quantities}.items():
+            quantity = described.quantities[name]
+            yield {
+                "run": self.id,
+                "scenario": self.scenario["name"],
+                "started": taken.started,
+                "cell": json.dumps(dict(self.cells[taken.cell]), sort_keys=True),
+                "round": taken.round,
+                "position": taken.position,
+                "contender": taken.contender,
+                "measure": taken.measure,
+                "layer": described.layer,
+                "quantity": name,
+                "unit": quantity.unit,
+                "better": str(quantity.better),
+                "instrument": described.instrument,
+                "scale": taken.scale,
+                "value": value,
+                "valid": sample.valid,
+                "reason": sample.reason,
+                "flags": "; ".join(sample.flags),
+                "requests": sample.requests,
+                "generator": sample.generator,
+                "histogram": sample.histogram.encode() if sample.histogram and not name else None,
+                "details": json.dumps(dict(sample.details)),
+            }
+
+    def restore(self) -> None:
+        """Take over the finished rounds of an earlier, interrupted run of the same id.
+
+        Raises:
+            UsageError: its scenario or seed was another one, or there is nothing to take over.
+        """
+        before = read(self.folder)
+        if before["scenario"]["resolved"] != self.scenario["resolved"] or before["seed"] != self.seed:
+            advice = "Run it with the same file, --profile, --set, --contender and --seed, or without --resume."
+            raise UsageError(f"resuming {self.id}", "it was another scenario, or another seed", advice)
+        self.order = before["order"]
+        self.earlier = before["duration"]
+        self.started = datetime.fromisoformat(before["started"])
+        self.capacities = {int(cell): found for cell, found in before["capacities"].items()}
+        rows = pq.read_table(self.folder / "samples.parquet").to_pylist()
+        self.taken = list(_restored(rows, self.cells, self.rounds_done))
+
+
+def _restored(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], rounds: int) -> Iterator[Taken]:
+    numbers = {json.dumps(dict(cell), sort_keys=True): number for number, cell in enumerate(cells)}
+    for index, row in enumerate(rows):
+        if row["quantity"] or row["round"] > rounds:
+            continue
+        others: dict[str, float] = {}
+        for further in rows[index + 1 :]:
+            if not further["quantity"]:
+                break
+            others[further["quantity"]] = further["value"]
+        sample = Sample(
+            value=row["value"],
+            valid=row["valid"],
+            reason=row["reason"],
+            quantities=others,
+            histogram=Histogram.decode(row["histogram"]) if row["histogram"] else None,
+            requests=row["requests"],
+            generator=row["generator"],
+            flags=tuple(row["flags"].split("; ")) if row["flags"] else (),
+            details=json.loads(row["details"]),
+        )
+        yield Taken(
+            numbers[row["cell"]],
+            row["round"],
+            row["position"],
+            row["contender"],
+            row["measure"],
+            row["scale"],
+            row["started"],
+            sample,
+        )
+
+
+def _replace(path: Path, table: pa.Table) -> None:
+    draft = path.with_name(path.name + ".new")
+    pq.write_table(table, draft)
+    draft.rename(path)
 
 
 def new_id(scenario: str, run: str) -> str:
@@ -126,37 +316,55 @@ def new_id(scenario: str, run: str) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{scenario}-{run}"
 
 
+# ---- reading ------------------------------------------------------------------------------------------
+
+
+def folders() -> list[Path]:
+    """Every run that has been kept, the reference runs among them, oldest first."""
+    found = [path.parent for pattern in ("*/run.json", "reference/*/run.json") for path in FOLDER.glob(pattern)]
+    return sorted(found, key=lambda path: path.name)
+
+
 def all_runs() -> Iterator[dict[str, Any]]:
-    """Every run that has been kept, oldest first; folders without a readable ``run.json`` are left out."""
-    for path in sorted(FOLDER.glob("*/run.json")):
+    """The content of run.json of every run that has been kept; unreadable ones, and other formats, are left out."""
+    for folder in folders():
         try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError):
+            yield read(folder)
+        except (OSError, ValueError, UsageError):
             continue
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            yield content
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of one run's run.json.
+
+    Raises:
+        UsageError: it is of a format that this version does not read.
+    """
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    if content.get("format") != FORMAT:
+        problem = f"it has the format {content.get('format')}"
+        raise UsageError(f"reading {folder / 'run.json'}", problem, f"This version reads format {FORMAT}.")
+    return content
+
+
+def find(name: str) -> Path:
+    """The folder of a kept run: its path, its id, a part of the id that no other has, or ``last``.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    known = folders()
+    found = known[-1:] if name == "last" else [folder for folder in known if folder.name == name]
+    found = found or [folder for folder in known if os.sep not in name and name in folder.name]
+    if len(found) != 1:
+        some = ", ".join(folder.name for folder in found[:5])
+        what = f"there are {len(found)}: {some} ..." if found else "there is none"
+        raise UsageError(f"looking for the run {name!r}", what, "`python -m lab list` shows all.")
+    return found[0]
 
 
 def load(name: str) -> dict[str, Any]:
-    """A kept run by its id, a part of it that no other has, or ``last``.
-
-    Raises:
-        UsageError: there is none, there are several, or it is of a format that this version does not read.
-    """
-    path = FOLDER / name / "run.json"
-    if os.sep not in name and path.is_file():
-        content: dict[str, Any] = json.loads(path.read_text())
-        if content.get("format") != FORMAT:
-            tried = f"reading {path}"
-            raise UsageError(
-                tried, f"it has the format {content.get('format')}", f"This version reads format {FORMAT}."
-            )
-        return content
-    runs = list(all_runs())
-    found = runs[-1:] if name == "last" else [run for run in runs if name in run["id"]]
-    if len(found) != 1:
-        what = (
-            "there is none" if not found else f"there are {len(found)}: {', '.join(run['id'] for run in found[:5])} ..."
-        )
-        raise UsageError(f"looking for the run {name!r}", what, "`python -m lab list` shows all.")
-    return found[0]
+    """The content of a kept run's run.json; see ``find`` for its name."""
+    return read(find(name))

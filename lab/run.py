@@ -1,33 +1,30 @@
-"""A run: network → servers → for each contender its checks → rounds of measurement → verdicts.
+"""A run: networks → servers → for each contender its checks → rounds of measurement → verdicts.
 
-Contenders run one at a time: each is started, checked and stopped, and in every round started, measured and stopped
-again. They could stay up together, but then `direct`, the yardstick, would pay for the agents' programs on the
-backends.
-
-Everything is undone at the end, in reverse, however it comes about; see lab.signals and lab.state.
+This module knows the order of things and undoes them; what each step does is said in lab.bench, lab.checking,
+lab.rounds and lab.judging. Everything is undone at the end, in reverse, however it comes about; see lab.signals and
+lab.state.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import random
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
-from lab import contenders, doctor, environment, results, signals, state, topology
+from lab import bench as benches_
+from lab import checking, contenders, doctor, environment, judging, noise, results, rounds, signals, state
+from lab.bench import Bench
 from lab.errors import UsageError
-from lab.interfaces import Context, Instrument, Requests, Running, Setup
+from lab.monitor import Monitor
 from lab.process import raise_open_files_limit
 from lab.results import CheckRecord, Record
 from lab.scenario import Scenario
 from lab.signals import Interrupted, interruptible, noted
+from lab.state import Run
 from lab.topology import Network
-from lab.verdict import Exit, Outcome, exit_code, judge
+from lab.verdict import Exit, exit_code
 from rauta.errors import RautaError
 
 
@@ -51,34 +48,27 @@ class Options:
     """names of measures, or words in the titles of checks; empty: everything"""
     keep: bool = False
     """leave the network up at the end, until a signal"""
-
-
-@dataclass
-class _Bench:
-    """A run in progress: what its steps share."""
-
-    scenario: Scenario
-    options: Options
-    record: Record
-    network: Network
-    report: Reporter
-
-    @property
-    def seed(self) -> int:
-        return self.record.seed
+    pcap: bool = False
+    """keep the packets of every check, not only of those that fail"""
+    resume: str | None = None
+    """id of an interrupted run to go on with"""
+    kind: str = "run"
+    """or noise: see lab.noise"""
 
 
 # ---- the whole ----------------------------------------------------------------------------------------
 
 
-def execute(scenario: Scenario, options: Options, report: Reporter, held: Callable[[Network], None]) -> dict[str, Any]:
+def execute(
+    cells: Sequence[Scenario], options: Options, report: Reporter, held: Callable[[Network], None]
+) -> dict[str, Any]:
     """Run a scenario and keep its result.
 
     Args:
-        scenario: what to do.
+        cells: what to do: the cells of a scenario's matrix.
         options: how.
         report: is told about progress.
-        held: is called once the network is being kept at the end (``options.keep``).
+        held: is called once the networks are being kept at the end (``options.keep``).
 
     Returns:
         the content of ``run.json``; "exit_code" in it is the run's.
@@ -86,26 +76,24 @@ def execute(scenario: Scenario, options: Options, report: Reporter, held: Callab
     Raises:
         EnvironmentLacks, UsageError: before anything was created.
     """
-    doctor.preflight(scenario)
+    for cell in cells:
+        doctor.preflight(cell)
     raise_open_files_limit()
-    scenario = _restricted(scenario, options.only)
-    run_name = state.new_name()
-    seed = scenario.plan.seed if options.seed is None else options.seed
-    record = Record(
-        results.new_id(scenario.name, run_name), _described(scenario), seed, _command(), environment.collect()
-    )
+    cells = [_restricted(cell, options.only) for cell in cells]
+    record = _record(cells, options)
     code = Exit.USAGE
     try:
-        with _undone(scenario, run_name, record) as (network, stack):
-            bench = _Bench(scenario, options, record, network, report)
-            _start_servers(bench)
-            healthy = _check_all(bench)
-            if scenario.plan.timing:
-                _measure_all(bench, healthy, stack)
-            code = _judge_all(bench)
+        with _undone(cells[0].name, record) as (run, stack):
+            benches = _built(cells, run, record, stack, report)
+            _check_all(benches, record, options, report)
+            if cells[0].plan.timing:
+                _time(benches, cells, record, stack, report)
+            outcomes = judging.conclude(cells, record, _floors(cells, record))
+            record.floors = noise.pairs(cells, record)
+            code = exit_code((check.passed for check in record.checks), outcomes)
             if options.keep:
                 record.save(code)
-                _hold(network, held)
+                _hold(benches[0].network, held)
     except Interrupted as signalled:
         code, record.error = Exit.INTERRUPTED, f"interrupted by {signalled}"
     except RautaError as error:
@@ -126,26 +114,60 @@ def hold(scenario: Scenario, run_name: str, held: Callable[[Network], None]) -> 
     """
     doctor.preflight(scenario)
     raise_open_files_limit()
-    record = Record(
-        results.new_id(f"up-{scenario.name}", run_name), _described(scenario), scenario.plan.seed, _command(), {}
-    )
-    with suppress(Interrupted), _undone(scenario, run_name, record) as (network, stack):
-        _start_servers(_Bench(scenario, Options(), record, network, _Silent()))
+    record = _record([scenario], Options(), run_name)
+    with suppress(Interrupted), _undone(scenario.name, record, run_name) as (run, stack):
+        (bench,) = _built([scenario], run, record, stack, _Silent())
         for name in scenario.contenders:
-            contenders.find(name).start(network, scenario, stack)
-        _hold(network, held)
+            stack.enter_context(bench.running(name))
+        _hold(bench.network, held)
+
+
+def _record(cells: Sequence[Scenario], options: Options, run_name: str | None = None) -> Record:
+    """An empty record, or with ``--resume`` one with what an earlier run had found."""
+    first = cells[0]
+    record = Record(
+        id=options.resume or results.new_id(first.name, run_name or state.new_name()),
+        scenario={
+            "name": first.name,
+            "file": environment.portable(str(first.file)),
+            "profile": first.profile,
+            "resolved": [cell.model_dump(mode="json") for cell in cells],
+        },
+        cells=[dict(cell.cell) for cell in cells],
+        seed=first.plan.seed if options.seed is None else options.seed,
+        command=_command(),
+        environment=environment.collect(),
+        kind=options.kind,
+        planned=first.plan.rounds,
+    )
+    if options.resume:
+        record.restore()
+    return record
 
 
 @contextmanager
-def _undone(scenario: Scenario, run_name: str, record: Record) -> Iterator[tuple[Network, ExitStack]]:
-    """The scenario's network, and a stack for what goes on in it; both undone at the end, whatever happens."""
-    record.logs.mkdir(parents=True)
+def _undone(scenario: str, record: Record, name: str | None = None) -> Iterator[tuple[Run, ExitStack]]:
+    """A run's mark on the machine, and a stack for what goes on in it; both undone at the end, whatever happens."""
+    record.logs.mkdir(parents=True, exist_ok=True)
     with noted(), ExitStack() as undo:
-        run = state.create(scenario.name, run_name)
+        run = state.create(scenario, name)
         undo.callback(run.sweep)
         with interruptible():
-            network = undo.enter_context(topology.build(scenario, run, record.logs))
-            yield network, undo
+            yield run, undo
+
+
+def _built(cells: Sequence[Scenario], run: Run, record: Record, stack: ExitStack, report: Reporter) -> list[Bench]:
+    """All networks, with their servers."""
+    groups = benches_.groups(cells)
+    servers = sum(sum(group[0].scenario.topology.hosts.values()) for group in groups)
+    built = []
+    with report.stage("servers", servers) as step:
+        for number, group in enumerate(groups):
+            bench = stack.enter_context(benches_.built(group, run, record.logs, number))
+            for host in benches_.start_servers(bench, run.scratch):
+                step(host)
+            built.append(bench)
+    return built
 
 
 def _hold(network: Network, held: Callable[[Network], None]) -> None:
@@ -171,175 +193,76 @@ def _command() -> list[str]:
     return ["python", "-m", "lab", *map(environment.portable, sys.argv[1:])]
 
 
-def _described(scenario: Scenario) -> dict[str, Any]:
-    return {
-        "name": scenario.name,
-        "file": environment.portable(str(scenario.file)),
-        "profile": scenario.profile,
-        "resolved": scenario.model_dump(mode="json"),
-    }
-
-
 def _restricted(scenario: Scenario, only: Sequence[str]) -> Scenario:
     """Without the measures and checks that ``--only`` leaves out. Measures alone never do without the checks."""
     if not only:
         return scenario
-    measures = {name: measure for name, measure in scenario.measure.items() if name in only}
+    needed = {name for one in only if one in scenario.measure for name in scenario.measure[one].depends_on}
+    measures = {name: measure for name, measure in scenario.measure.items() if name in {*only, *needed}}
     words = [word for word in only if word not in measures]
     checks = tuple(check for check in scenario.checks if any(word in check.title for word in words))
     if unknown := [word for word in words if not any(word in check.title for check in scenario.checks)]:
         titles = "; ".join(check.title for check in scenario.checks)
         advice = f"Measures: {', '.join(scenario.measure)}. Checks: {titles}."
         raise UsageError(f"choosing {unknown[0]!r}", "it is neither a measure nor in the title of a check", advice)
-    return scenario.model_copy(update={"measure": measures, "checks": checks if words else scenario.checks})
+    found = scenario.model_copy(update={"measure": measures, "checks": checks if words else scenario.checks})
+    found.routing._config = scenario.routing.config
+    return found
 
 
-# ---- servers and checks -------------------------------------------------------------------------------
+# ---- steps --------------------------------------------------------------------------------------------
 
 
-def _start_servers(bench: _Bench) -> None:
-    hosts = [(cluster, host) for cluster in bench.scenario.servers for host in bench.network.servers(cluster)]
-    with bench.report.stage("servers", len(hosts)) as step:
-        for cluster, host in hosts:
-            step(host.name)
-            scratch = bench.network.run.scratch / host.name
-            scratch.mkdir()
-            bench.scenario.servers[cluster].start(host, cluster, scratch)
-
-
-def _check_all(bench: _Bench) -> list[str]:
-    """Run every contender's checks.
-
-    Returns:
-        the contenders that passed all of theirs.
-    """
-    scenario = bench.scenario
-    healthy = []
-    with bench.report.stage("checks", len(scenario.contenders) * len(scenario.checks)) as step:
-        for name in scenario.contenders:
-            with ExitStack() as stack:
-                running = contenders.find(name).start(bench.network, scenario, stack)
-                bench.record.environment.setdefault("programs", {})[name] = _programs(running)
-                passed = _check(bench, name, running, step)
-            if passed:
-                healthy.append(name)
-    return healthy
-
-
-def _check(bench: _Bench, contender: str, running: Running, step: Callable[[str], None]) -> bool:
-    context = Context(
-        network=bench.network,
-        scenario=bench.scenario,
-        contender=contender,
-        running=running,
-        seed=bench.seed,
-        started_with=_counters(bench.network, contender, running),
-        requests=Requests(),
+def _check_all(benches: Sequence[Bench], record: Record, options: Options, report: Reporter) -> None:
+    """Every contender's checks on every bench; those that pass all of theirs are healthy there."""
+    programs = record.environment.setdefault("programs", {})
+    steps = sum(
+        checking.applies(check, name)
+        for bench in benches
+        for name in bench.scenario.contenders
+        for check in bench.scenario.checks
     )
-    passed = True
-    for number, check in enumerate(bench.scenario.checks):
-        step(f"{contender}: {check.title}")
-        if check.only not in (None, contender):
-            continue
-        started = time.monotonic()
+    with report.stage("checks", steps) as step:
+        for bench in benches:
+            for name in bench.scenario.contenders:
+                if "http" not in contenders.find(name).layers:
+                    bench.healthy.append(name)
+                    continue
+                with bench.running(name) as running:
+                    programs[name] = benches_.programs(running)
+                    checks = checking.check(
+                        bench,
+                        name,
+                        running,
+                        seed=record.seed,
+                        pcaps=record.folder / "pcaps",
+                        always_capture=options.pcap,
+                        told=step,
+                    )
+                for check in checks:
+                    report.check(check)
+                record.checks += checks
+                if all(check.passed for check in checks):
+                    bench.healthy.append(name)
+
+
+def _time(
+    benches: Sequence[Bench], cells: Sequence[Scenario], record: Record, stack: ExitStack, report: Reporter
+) -> None:
+    """All rounds, as long as verdicts need them."""
+    first = cells[0]
+    floors = _floors(cells, record)
+    hosts = [host for bench in benches for host in bench.network.hosts.values()]
+    steps = first.plan.rounds * sum(len(job.measures) for job in rounds.jobs(benches))
+    with report.stage("rounds", steps) as step, Monitor(hosts).watching() as monitor:
+        timing = rounds.Timing(first.plan, first.valid, record.seed, monitor, record)
+        rounds.open_instruments(benches, timing, stack, step)
         try:
-            result = check.run(context)
-            outcome, detail = result.passed, result.detail
-        except RautaError as error:
-            outcome, detail = False, str(error)
-        done = CheckRecord(number, contender, check.title, outcome, detail, round(time.monotonic() - started, 3))
-        bench.record.checks.append(done)
-        bench.report.check(done)
-        passed = passed and outcome
-    return passed
+            rounds.take(benches, timing, lambda: judging.enough(cells, record, floors), step)
+        finally:
+            record.save_series(monitor.series())
 
 
-def _counters(network: Network, contender: str, running: Running) -> dict[str, Mapping[str, int]]:
-    return {**{name: host.tcp_counters() for name, host in network.hosts.items()}, contender: dict(running.counters())}
-
-
-def _programs(running: Running) -> dict[str, Any]:
-    return {name: dataclasses.asdict(info) for name, info in running.programs().items()}
-
-
-# ---- measurement --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is measured in one go: some measures of a running contender, or one measure of something that needs none."""
-
-    subject: str
-    measures: tuple[str, ...]
-    needs_contender: bool
-
-
-def _jobs(scenario: Scenario, healthy: Sequence[str]) -> list[_Job]:
-    """A round's work, unordered; without contenders that failed or were not chosen, and without their references."""
-    absent = set(contenders.NAMES) - set(healthy)
-    jobs = []
-    for name in healthy:
-        names = [
-            m
-            for m, measure in scenario.measure.items()
-            if measure.needs_contender and name in measure.subjects(healthy)
-        ]
-        if names:
-            jobs.append(_Job(name, tuple(names), True))
-    for name, measure in scenario.measure.items():
-        subjects = measure.subjects(scenario.contenders)
-        if not measure.needs_contender and not absent & set(subjects):
-            jobs += [_Job(subject, (name,), False) for subject in subjects]
-    return jobs
-
-
-def _measure_all(bench: _Bench, healthy: Sequence[str], stack: ExitStack) -> None:
-    """All rounds, or as many as begin within the plan's time."""
-    plan, record = bench.scenario.plan, bench.record
-    jobs = _jobs(bench.scenario, healthy)
-    instruments: dict[str, Instrument] = {}
-    for name in dict.fromkeys(name for job in jobs for name in job.measures):
-        measure = bench.scenario.measure[name]
-        instruments[name] = measure.open(Setup(bench.network, bench.scenario, stack))
-        record.units[name], record.layers[name], record.samples[name] = measure.unit, measure.layer, {}
-    order = random.Random(bench.seed)
-    deadline = time.monotonic() + plan.max_time
-    with bench.report.stage("rounds", plan.rounds * sum(len(job.measures) for job in jobs)) as step:
-        for number in range(1, plan.rounds + 1):
-            if time.monotonic() > deadline:
-                break
-            shuffled = order.sample(jobs, len(jobs))
-            record.order.append([f"{job.subject}: {', '.join(job.measures)}" for job in shuffled])
-            for job in shuffled:
-                _measure(bench, job, instruments, partial(_step, step, f"round {number}/{plan.rounds}"))
-
-
-def _step(step: Callable[[str], None], where: str, what: str) -> None:
-    step(f"{where}, {what}")
-
-
-def _measure(bench: _Bench, job: _Job, instruments: Mapping[str, Instrument], step: Callable[[str], None]) -> None:
-    with ExitStack() as stack:
-        running = None
-        if job.needs_contender:
-            running = contenders.find(job.subject).start(bench.network, bench.scenario, stack)
-        for name in job.measures:
-            step(f"{job.subject}: {name}")
-            sample = instruments[name].sample(job.subject, running, nullcontext())
-            bench.record.samples[name].setdefault(job.subject, []).append(sample)
-
-
-def _judge_all(bench: _Bench) -> Exit:
-    """Verdicts for all targets.
-
-    Returns:
-        the run's exit code.
-    """
-    scenario, record = bench.scenario, bench.record
-    for target in scenario.targets:
-        if target.measure in scenario.measure:
-            measure = scenario.measure[target.measure]
-            samples = record.samples.get(target.measure, {})
-            record.verdicts.append(judge(target, measure.unit, samples, scenario.plan.rounds))
-    outcomes: list[Outcome] = [verdict.outcome for verdict in record.verdicts]
-    return exit_code((check.passed for check in record.checks), outcomes)
+def _floors(cells: Sequence[Scenario], record: Record) -> judging.Floors:
+    """Those of A/A pairs within this run, else those of the last run of ``noise`` on a comparable machine."""
+    return {**noise.known(record.environment), **noise.floors(noise.pairs(cells, record))}

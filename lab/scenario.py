@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from lab import agreement, changes, matrix
+from lab.background import Background
 from lab.checks import Check
 from lab.errors import UsageError
 from lab.measure import Measure
@@ -156,7 +157,7 @@ class Target(Model):
         """Whether a ratio is judged."""
         return self.ratio_to is not None or self.against is not None
 
-    def applies_to(self, params: Mapping[str, Scalar]) -> bool:
+    def applies_to(self, params: Mapping[str, Any]) -> bool:
         """Whether it is judged in the cell with these parameters; a baseline is not judged against itself."""
         return _agree(self.at, params) and not (self.against is not None and _agree(self.against, params))
 
@@ -188,6 +189,8 @@ class Scenario(Model):
     settings: dict[str, dict[str, Any]] = {}
     """of contenders, where they differ from their defaults"""
     checks: tuple[Check, ...] = ()
+    background: tuple[Background, ...] = ()
+    """load that is there while others are measured"""
     measure: dict[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], Measure] = {}
     plan: Plan = Plan()
     valid: Valid = Valid()

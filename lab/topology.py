@@ -184,18 +184,22 @@ class Network:
 
 
 @contextmanager
-def build(scenario: Scenario, run: Run, logs: Path) -> Iterator[Network]:
+def build(scenario: Scenario, run: Run, logs: Path, cell: int = 0) -> Iterator[Network]:
     """Build the network that a scenario names.
 
     Args:
         scenario: says which hosts, and how they are connected.
-        run: under whose name; nothing of it may exist yet.
+        run: under whose name.
         logs: an existing folder for the logs of all programs.
+        cell: number of the network among those of the run, from 0; nothing of it may exist yet.
     """
     config = scenario.routing.config
-    hosts = _hosts(scenario, config, run, logs)
+    prefix = f"{run.prefix}{cell}-" if cell else run.prefix
+    logs = logs / f"network-{cell}" if cell else logs
+    logs.mkdir(exist_ok=True)
+    hosts = _hosts(scenario, config, prefix, logs)
     clusters = {cluster.name: [backend.name for backend in cluster.backends] for cluster in config.clusters}
-    fabric = Host(FABRIC, run.prefix + FABRIC, IPv4Address(0), logs)
+    fabric = Host(FABRIC, prefix + FABRIC, IPv4Address(0), logs)
     with ExitStack() as undo:
         for host in (fabric, *hosts):
             undo.callback(remove_with_inhabitants, host.namespace)
@@ -217,7 +221,7 @@ def build(scenario: Scenario, run: Run, logs: Path) -> Iterator[Network]:
 @contextmanager
 def spare_namespace(run: Run, name: str) -> Iterator[str]:
     """A namespace of the run's that is connected to nothing, for instruments that need a place of their own."""
-    namespace = run.prefix + name
+    namespace = f"{run.prefix}{name}"
     with creating_namespaces():
         namespaces.create(namespace)
     try:
@@ -226,11 +230,11 @@ def spare_namespace(run: Run, name: str) -> Iterator[str]:
         remove_with_inhabitants(namespace)
 
 
-def _hosts(scenario: Scenario, config: Config, run: Run, logs: Path) -> list[Host]:
+def _hosts(scenario: Scenario, config: Config, prefix: str, logs: Path) -> list[Host]:
     cpus = scenario.topology.cpus
 
     def host(name: str, address: IPv4Address, cpus: Sequence[int]) -> Host:
-        return Host(name, run.prefix + name, address, logs, tuple(cpus))
+        return Host(name, prefix + name, address, logs, tuple(cpus))
 
     return [
         host("client", CLIENT_ADDRESS, cpus.client),
