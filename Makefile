@@ -20,6 +20,7 @@ bpf_arch := $(patsubst x86_64,x86,$(patsubst aarch64,arm64,$(machine)))
 # Unused parameters are no mistake here: a program's only one, its context, is the kernel's choice.
 bpf_flags := -O2 -g -Wall -Wextra -Wno-unused-parameter -Werror -target bpf -mcpu=v3 -D__TARGET_ARCH_$(bpf_arch) \
 	-I/usr/include/$(machine)-linux-gnu -Ibpf
+tools := $(patsubst lab/tools/%.c,lab/objects/%,$(wildcard lab/tools/*.c))
 objects := $(patsubst bpf/%.bpf.c,rauta/objects/%.bpf.o,$(wildcard bpf/*.bpf.c)) \
 	$(patsubst lab/bpf/%.bpf.c,lab/objects/%.bpf.o,$(wildcard lab/bpf/*.bpf.c))
 
@@ -41,7 +42,7 @@ test: | root setup ## Run all tests: units, packets, real traffic, the smoke pro
 setup: | packages environment bpf ## Install what is missing: Debian packages, .venv, compiled BPF programs.
 
 .PHONY: bpf
-bpf: $(objects) ## Compile the BPF programs.
+bpf: $(objects) $(tools) ## Compile the BPF programs, and the lab's tools in C.
 
 .PHONY: lint
 lint: | environment ## Check style (ruff) and types (mypy --strict).
@@ -77,5 +78,9 @@ rauta/objects/%.bpf.o: bpf/%.bpf.c Makefile | packages
 lab/objects/%.bpf.o: lab/bpf/%.bpf.c Makefile | packages
 	@mkdir -p $(@D)
 	$(clang) $(bpf_flags) -MMD -MP -c $< -o $@
+
+lab/objects/%: lab/tools/%.c Makefile | packages
+	@mkdir -p $(@D)
+	$(clang) -O2 -g -Wall -Wextra -Werror -std=gnu17 $< -o $@ -lm
 
 -include $(objects:.o=.d)

@@ -45,6 +45,8 @@ Set = Annotated[
 Contenders = Annotated[list[str], typer.Option("--contender", help="Only this contender; may be repeated.")]
 Only = Annotated[list[str], typer.Option(help="Only this measure, or checks with this in their title.")]
 Seed = Annotated[int | None, typer.Option(help="For the order of contenders, and for what checks choose.")]
+Pcap = Annotated[bool, typer.Option("--pcap", help="Keep the packets of every check, not only of failed ones.")]
+Resume = Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the network up at the end, until Ctrl-C.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print run.json instead of tables.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Which network, if several are up.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -89,6 +90,12 @@ def collect() -> dict[str, Any]:
 def extend_path() -> None:
     """Find programs in the system folders too, which the PATH of ordinary users, and of `su`, leaves out."""
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS])
+
+
+@cache
+def source_revision(path: str) -> str:
+    """The version of a tool of our own: the beginning of the SHA-256 of its source, a path from the root."""
+    return hashlib.sha256((REPOSITORY / path).read_bytes()).hexdigest()[:12]
 
 
 @cache

@@ -169,6 +169,11 @@ class Network:
         return self.hosts["client"]
 
     @property
+    def clients(self) -> list[Host]:
+        """All hosts from which requests come."""
+        return [self.client]
+
+    @property
     def router(self) -> Host:
         """The host through which routed requests go."""
         return self.hosts["router"]

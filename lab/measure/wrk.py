@@ -1,6 +1,7 @@
 """Requests a second with wrk: a closed loop, every connection sends its next request when the last is answered.
 
-So it measures capacity; its latencies are those of a system under full load, and are kept as details only.
+So it measures capacity; its latencies are those of a system under full load and hide every pause (open_loop.py does
+not), and are kept as details only.
 """
 
 from __future__ import annotations
@@ -8,48 +9,31 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lab import environment
-from lab.errors import LabError
 from lab.interfaces import Instrument, Running, Setup, Watch
+from lab.measure.load import PATIENCE_SECONDS, Load, on_all, shares, target, widen_ports
 from lab.samples import Better, Quantity, Sample
-from lab.units import Duration
 
 if TYPE_CHECKING:
     from lab.topology import Host
 
 REPORT = Path(__file__).parent / "wrk_report.lua"
-PATIENCE_SECONDS = 10.0
-"""beyond its duration, until wrk is given up"""
-
-CLIENT_SYSCTLS = {
-    # A client that closes first keeps each port in TIME_WAIT for a minute; a load generator would run out of them.
-    "net.ipv4.ip_local_port_range": "1024 65535",
-    "net.ipv4.tcp_tw_reuse": "1",
-}
+LONGER_THAN_ANYTHING = "1h"
+"""wrk counts whole seconds; an interrupt ends it when its time is over, in good order"""
 
 
-class Wrk(BaseModel):
-    """wrk, from the client's host.
-
-    ``close``: a new connection for each request. ``host``: the Host header, if it is not the address.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Wrk(Load):
+    """wrk, from every client."""
 
     layer: Literal["http"]
     tool: Literal["wrk"]
-    path: Annotated[str, Field(pattern="^/")] = "/"
-    host: str | None = None
-    cluster: str
-    connections: Annotated[int, Field(ge=1, le=10_000)] = 32
     threads: Annotated[int, Field(ge=1, le=64)] = 1
-    duration: Duration = 1.0
-    close: bool = False
     unit: Literal["requests/s"] = "requests/s"
 
     @property
@@ -64,7 +48,7 @@ class Wrk(BaseModel):
 
     @property
     def has_histogram(self) -> bool:
-        """No: a number a sample."""
+        """No: a closed loop's latencies are no distribution of anything that users see."""
         return False
 
     @property
@@ -77,66 +61,78 @@ class Wrk(BaseModel):
         """Nothing."""
         return ()
 
-    @property
-    def needs_contender(self) -> bool:
-        """It sends requests through one."""
-        return True
-
     def subjects(self, contenders: Sequence[str]) -> Sequence[str]:
-        """All of them."""
-        return contenders
-
-    def seconds(self, warmup: float) -> float:
-        """Warm-up and measurement."""
-        return warmup + self.duration
+        """All of them that answer requests."""
+        return answering(contenders)
 
     def open(self, setup: Setup) -> Instrument:
-        """Widens the client's range of ports, for as long as the run takes."""
-        client = setup.network.client
-        for name, value in CLIENT_SYSCTLS.items():
-            setup.stack.callback(client.sysctl, name, client.sysctl(name, value))
-        return _WrkInstrument(self, client, setup.scenario.plan.warmup)
+        """Widens the clients' range of ports, for as long as the run takes."""
+        widen_ports(setup.network.clients, setup.stack)
+        return _WrkInstrument(self, setup.network.clients, setup.scenario.plan.warmup)
+
+
+def answering(contenders: Sequence[str]) -> list[str]:
+    """Those contenders that answer requests."""
+    from lab.contenders import find  # contenders know topology, which knows this module's models
+
+    return [name for name in contenders if "http" in find(name).layers]
 
 
 @dataclass(frozen=True)
 class _WrkInstrument:
     model: Wrk
-    client: Host
+    clients: Sequence[Host]
     warmup: float
 
     def sample(self, subject: str, running: Running | None, watch: Watch, *, scale: int = 1) -> Sample:
-        if running is None:
-            raise LabError(f"measuring {subject} with wrk", "it is not running", "Name contenders only.")
-        address, port = running.target(self.model.cluster)
+        address, port = target(running, subject, self.model.cluster)
         url = f"http://{address}:{port}{self.model.path}"
         if self.warmup:
-            # wrk counts in whole seconds; an interrupt ends it earlier.
-            argv = ["timeout", "--signal=INT", f"{self.warmup:g}", *self._argv(url)]
-            self.client.run(argv, timeout=self.warmup + PATIENCE_SECONDS, check=False)
+            on_all(self.clients, partial(self._run, url, self.warmup))
         with watch:
-            done = self.client.run(self._argv(url, scale), timeout=scale * self.model.duration + PATIENCE_SECONDS)
-        return _judged(json.loads(done.stdout.splitlines()[-1]))
+            reports = on_all(self.clients, partial(self._run, url, scale * self.model.duration))
+        return _judged(reports, self.model.threads)
 
-    def _argv(self, url: str, scale: int = 1) -> list[str]:
-        model = self.model
-        duration = f"-d{max(1, round(scale * model.duration))}s"
-        argv = ["wrk", f"-t{model.threads}", f"-c{model.connections}", duration, "-s", str(REPORT)]
-        if model.host is not None:
-            argv += ["-H", f"Host: {model.host}"]
-        if model.close:
-            argv += ["-H", "Connection: close"]
-        return [*argv, url]
+    def _run(self, url: str, seconds: float, number: int, client: Host) -> dict[str, Any]:
+        connections = shares(self.model.connections, len(self.clients))[number]
+        threads = min(self.model.threads, connections)
+        argv = [
+            "timeout",
+            "--preserve-status",
+            "--signal=INT",
+            f"{seconds:g}",
+            "wrk",
+            f"-t{threads}",
+            f"-c{connections}",
+        ]
+        argv += [f"-d{LONGER_THAN_ANYTHING}", "-s", str(REPORT), "-H", f"Host: {self.model.host}"]
+        argv += ["-H", "Connection: close"] if self.model.close else []
+        done = client.run([*argv, url], timeout=seconds + PATIENCE_SECONDS)
+        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return report
 
 
-def _judged(report: dict[str, Any]) -> Sample:
+def _judged(reports: Sequence[Mapping[str, Any]], threads: int) -> Sample:
     """Errors of any kind make it invalid: what was measured is then something else than was asked for."""
-    seconds = report["duration_us"] / 1e6
-    rate = report["requests"] / seconds if seconds else 0.0
-    errors = {kind: count for kind, count in report["errors"].items() if count}
-    details = {"requests": report["requests"], "seconds": round(seconds, 4), **report["latency_us"]}
-    if errors:
-        reason = "wrk saw errors: " + ", ".join(f"{count} {kind}" for kind, count in errors.items())
-        return Sample(rate, valid=False, reason=reason, details=details)
-    if not report["requests"]:
-        return Sample(0.0, valid=False, reason="wrk got no answer at all", details=details)
-    return Sample(rate, details=details)
+    rate = sum(one["requests"] / one["duration_us"] * 1e6 for one in reports if one["duration_us"])
+    requests = sum(one["requests"] for one in reports)
+    errors: dict[str, int] = {}
+    for one in reports:
+        for kind, count in one["errors"].items():
+            errors[kind] = errors.get(kind, 0) + count
+    seconds = max(one["duration_us"] for one in reports) / 1e6
+    details = {"requests": requests, "seconds": round(seconds, 4), **reports[0]["latency_us"]}
+    generator = max(one["cpu_us"] / one["duration_us"] / threads for one in reports) if seconds else None
+    reason = ""
+    if wrong := {kind: count for kind, count in errors.items() if count}:
+        reason = "wrk saw errors: " + ", ".join(f"{count} {kind}" for kind, count in wrong.items())
+    elif not requests:
+        reason = "wrk got no answer at all"
+    return Sample(
+        rate,
+        valid=not reason,
+        reason=reason,
+        requests=requests or None,
+        generator=generator,
+        details=details,
+    )

@@ -1,0 +1,640 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An open-loop HTTP/1.1 load generator.
+ *
+ * Requests have slots, R a second, fixed before the first is sent. The latency of each counts from its
+ * slot, also when it had to wait because no connection was free: what users feel, who do not stop coming
+ * because a server hangs. (A closed loop sends the next request when the last is answered, and so hardly
+ * notices: "coordinated omission".) No slot is ever skipped or put off.
+ *
+ * One thread, epoll, no allocation while it runs. It sleeps until the next slot or answer. How late it sends
+ * although the slot had come and a connection was free, and how much of the time it was not waiting, say whether
+ * it keeps up: when it is busy all the time, it may be the generator that was measured.
+ *
+ * Prints one JSON object. Times are ns. The histogram has 2048 linear buckets in every power of two, an
+ * error below 0.1 %, as [value, count] pairs.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SECOND	     1000000000LL
+#define CALL_NS	     2000 /* epoll_pwait2 takes as long when there is something to do */
+#define HEAD_BYTES   8192
+#define READ_BYTES   (1 << 18)
+#define EVENTS	     256
+#define HALF_BUCKETS 2048
+#define BUCKETS	     (HALF_BUCKETS * 40)
+
+enum state { CLOSED, CONNECTING, IDLE, SENDING, READING_HEAD, READING_BODY };
+
+struct connection {
+	int fd;
+	enum state state;
+	int64_t slot;  /* of the request that is under way */
+	int64_t began; /* when its turn came */
+	int64_t freed; /* when the one before was over */
+	size_t sent;   /* bytes of the request */
+	size_t have;   /* bytes of the answer's head */
+	int64_t left;  /* bytes of its body that are still to come */
+	bool closing;  /* the server said so */
+	int status;
+	struct connection *next; /* free ones */
+	char head[HEAD_BYTES];
+};
+
+struct histogram {
+	uint64_t counts[BUCKETS];
+	uint64_t total;
+};
+
+static struct options {
+	struct sockaddr_in to;
+	const char *host, *path;
+	double rate, warmup, duration, drain, timeout, spin;
+	long connections, body;
+	uint64_t seed;
+	bool close, poisson;
+} options = { .host = "shop.test",
+	      .path = "/",
+	      .rate = 1000,
+	      .warmup = 0,
+	      .duration = 1,
+	      .drain = 1,
+	      .timeout = 5,
+	      .connections = 32,
+	      .seed = 7 };
+
+static struct results {
+	uint64_t answered, all, unanswered, connect, broken, status, timeout, malformed;
+	struct histogram latency, lateness;
+} results;
+
+static struct connection *all;
+static struct connection *spare, *last_spare; /* without a request, the longest first: all take turns */
+static char *request;
+static size_t request_length;
+static int epoll;
+static int64_t measure_from; /* slots before are warm-up */
+static char sink[READ_BYTES];
+
+static int64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+static int64_t cpu(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+	return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+static void die(const char *what)
+{
+	fprintf(stderr, "open_loop: %s: %s\n", what, strerror(errno));
+	exit(2);
+}
+
+/* ---- histogram -------------------------------------------------------------------------------------- */
+
+static unsigned bucket_of(uint64_t value)
+{
+	unsigned shift = 0;
+
+	while (value >> shift >= 2 * HALF_BUCKETS)
+		shift++;
+	return shift * HALF_BUCKETS + (value >> shift);
+}
+
+/* The middle of a bucket. */
+static uint64_t value_of(unsigned bucket)
+{
+	unsigned shift = bucket < 2 * HALF_BUCKETS ? 0 : bucket / HALF_BUCKETS - 1;
+	uint64_t low = (uint64_t)(bucket - shift * HALF_BUCKETS) << shift;
+
+	return low + ((1ULL << shift) >> 1);
+}
+
+static void record(struct histogram *histogram, int64_t value)
+{
+	unsigned bucket = bucket_of(value < 0 ? 0 : value);
+
+	histogram->counts[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
+	histogram->total++;
+}
+
+static uint64_t quantile(const struct histogram *histogram, double share)
+{
+	uint64_t needed = ceil(share * histogram->total), seen = 0;
+
+	for (unsigned bucket = 0; bucket < BUCKETS; bucket++) {
+		seen += histogram->counts[bucket];
+		if (seen && seen >= needed)
+			return value_of(bucket);
+	}
+	return 0;
+}
+
+/* ---- connections ------------------------------------------------------------------------------------ */
+
+static bool is_measured(const struct connection *connection)
+{
+	return connection->slot >= measure_from;
+}
+
+static void watch(struct connection *connection, uint32_t events)
+{
+	struct epoll_event event = { .events = events, .data.ptr = connection };
+
+	if (epoll_ctl(epoll, EPOLL_CTL_MOD, connection->fd, &event))
+		die("epoll_ctl");
+}
+
+static void release(struct connection *connection)
+{
+	connection->freed = now();
+	connection->next = NULL;
+	if (spare)
+		last_spare->next = connection;
+	else
+		spare = connection;
+	last_spare = connection;
+}
+
+static void hang_up(struct connection *connection)
+{
+	if (connection->fd >= 0)
+		close(connection->fd);
+	connection->fd = -1;
+	connection->state = CLOSED;
+}
+
+/* A request that got no good answer: its latency so far counts, so that failing fast never looks fast. */
+static void fail(struct connection *connection, uint64_t *kind)
+{
+	if (is_measured(connection)) {
+		(*kind)++;
+		record(&results.latency, now() - connection->slot);
+	}
+	hang_up(connection);
+	release(connection);
+}
+
+static void send_request(struct connection *connection)
+{
+	while (connection->sent < request_length) {
+		ssize_t sent = send(connection->fd, request + connection->sent,
+				    request_length - connection->sent, MSG_NOSIGNAL);
+
+		if (sent < 0 && errno == EAGAIN) {
+			connection->state = SENDING;
+			watch(connection, EPOLLOUT | EPOLLIN);
+			return;
+		}
+		if (sent < 0) {
+			fail(connection, &results.broken);
+			return;
+		}
+		connection->sent += sent;
+	}
+	if (connection->state == SENDING)
+		watch(connection, EPOLLIN);
+	connection->state = READING_HEAD;
+}
+
+static void open_connection(struct connection *connection)
+{
+	int one = 1;
+	struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+	struct epoll_event event = { .events = EPOLLOUT, .data.ptr = connection };
+
+	connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (connection->fd < 0)
+		die("socket");
+	setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (!options.close) /* whatever is left at the end goes with the process, and leaves no TIME_WAIT */
+		setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, connection->fd, &event))
+		die("epoll_ctl");
+	connection->state = CONNECTING;
+	if (connect(connection->fd, (struct sockaddr *)&options.to, sizeof(options.to)) &&
+	    errno != EINPROGRESS)
+		fail(connection, &results.connect);
+}
+
+static void start(struct connection *connection, int64_t slot)
+{
+	connection->slot = slot;
+	connection->began = now();
+	connection->sent = connection->have = 0;
+	connection->closing = options.close;
+	if (connection->state == IDLE)
+		send_request(connection);
+	else
+		open_connection(connection);
+}
+
+static void on_connected(struct connection *connection)
+{
+	int error = 0;
+	socklen_t length = sizeof(error);
+
+	getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+	if (error) {
+		fail(connection, &results.connect);
+		return;
+	}
+	connection->state = SENDING;
+	send_request(connection);
+}
+
+/* ---- answers ---------------------------------------------------------------------------------------- */
+
+static void finish(struct connection *connection)
+{
+	results.all++;
+	if (is_measured(connection)) {
+		record(&results.latency, now() - connection->slot);
+		if (connection->status == 200)
+			results.answered++;
+		else
+			results.status++;
+	}
+	if (connection->closing)
+		hang_up(connection);
+	else
+		connection->state = IDLE;
+	release(connection);
+}
+
+/* The value of a header of a complete head, or NULL. */
+static const char *header(const char *head, const char *name)
+{
+	size_t length = strlen(name);
+
+	for (const char *line = strstr(head, "\r\n"); line && strncmp(line, "\r\n\r\n", 4);
+	     line = strstr(line + 2, "\r\n"))
+		if (!strncasecmp(line + 2, name, length) && line[2 + length] == ':')
+			return line + 3 + length + strspn(line + 3 + length, " ");
+	return NULL;
+}
+
+/* Reads the head's meaning: false if the answer is one that this generator does not delimit. */
+static bool understood(struct connection *connection)
+{
+	const char *length = header(connection->head, "content-length"),
+		   *end = header(connection->head, "connection");
+
+	if (sscanf(connection->head, "HTTP/1.%*1[01] %d", &connection->status) != 1 || !length)
+		return false;
+	connection->left = strtoll(length, NULL, 10);
+	connection->closing |= end && !strncasecmp(end, "close", 5);
+	return true;
+}
+
+static void on_head(struct connection *connection, size_t got)
+{
+	char *end;
+	int64_t beyond;
+
+	connection->have += got;
+	connection->head[connection->have] = 0;
+	end = strstr(connection->head, "\r\n\r\n");
+	if (!end) {
+		if (connection->have == HEAD_BYTES - 1)
+			fail(connection, &results.malformed);
+		return;
+	}
+	beyond = connection->have - (end + 4 - connection->head);
+	if (!understood(connection) || beyond > connection->left) {
+		fail(connection, &results.malformed);
+		return;
+	}
+	connection->left -= beyond;
+	connection->state = READING_BODY;
+	if (!connection->left)
+		finish(connection);
+}
+
+static void on_readable(struct connection *connection)
+{
+	while (connection->state == READING_HEAD || connection->state == READING_BODY) {
+		bool head = connection->state == READING_HEAD;
+		size_t room = head			      ? HEAD_BYTES - 1 - connection->have
+			      : connection->left < READ_BYTES ? (size_t)connection->left
+							      : READ_BYTES;
+		ssize_t got =
+			recv(connection->fd, head ? connection->head + connection->have : sink, room, 0);
+
+		if (got < 0 && errno == EAGAIN)
+			return;
+		if (got <= 0) {
+			fail(connection, &results.broken);
+			return;
+		}
+		if (head) {
+			on_head(connection, got);
+		} else {
+			connection->left -= got;
+			if (!connection->left)
+				finish(connection);
+		}
+		if ((size_t)got < room)
+			return; /* that was all: spares a call that would say EAGAIN */
+	}
+}
+
+static void on_event(struct connection *connection, uint32_t events)
+{
+	switch (connection->state) {
+	case CONNECTING: on_connected(connection); break;
+	case SENDING:
+		if (events & (EPOLLERR | EPOLLHUP))
+			fail(connection, &results.broken);
+		else if (events & EPOLLOUT)
+			send_request(connection);
+		break;
+	case IDLE: hang_up(connection); break; /* costs nobody a request: the next one opens it again */
+	case READING_HEAD:
+	case READING_BODY: on_readable(connection); break;
+	case CLOSED: break;
+	}
+}
+
+static void give_up_on_slow_ones(int64_t time)
+{
+	for (long index = 0; index < options.connections; index++) {
+		struct connection *one = &all[index];
+
+		if (one->state != IDLE && one->state != CLOSED &&
+		    time - one->began > options.timeout * SECOND)
+			fail(one, &results.timeout);
+	}
+}
+
+/* ---- the loop --------------------------------------------------------------------------------------- */
+
+static uint64_t random_bits(void) /* xorshift64*, Vigna 2016 */
+{
+	options.seed ^= options.seed >> 12;
+	options.seed ^= options.seed << 25;
+	options.seed ^= options.seed >> 27;
+	return options.seed * 2685821657736338717ULL;
+}
+
+static double interval(void)
+{
+	double mean = SECOND / options.rate;
+
+	return options.poisson ? -mean * log1p(-(double)(random_bits() >> 11) / (1ULL << 53)) : mean;
+}
+
+/* Returns how long it had nothing to do. */
+static int64_t wait_for_events(int64_t until)
+{
+	struct epoll_event events[EVENTS];
+	int64_t began = now(), left = until - began - (int64_t)(options.spin * SECOND), waited;
+	struct timespec timeout = { .tv_sec = left > 0 ? left / SECOND : 0,
+				    .tv_nsec = left > 0 ? left % SECOND : 0 };
+	int count = epoll_pwait2(epoll, events, EVENTS, &timeout, NULL);
+
+	if (count < 0 && errno != EINTR)
+		die("epoll_pwait2");
+	waited = now() - began;
+	for (int index = 0; index < count; index++)
+		on_event(events[index].data.ptr, events[index].events);
+	return waited > CALL_NS ? waited : 0;
+}
+
+/* Sends what is due. Returns the first slot that is not. */
+static double send_due(double slot, double end)
+{
+	int64_t time = now();
+
+	while (slot < end && (int64_t)slot <= time && spare) {
+		struct connection *connection = spare;
+		int64_t could = connection->freed > (int64_t)slot ? connection->freed : (int64_t)slot;
+
+		spare = connection->next;
+		if ((int64_t)slot >= measure_from)
+			record(&results.lateness, time - could);
+		start(connection, (int64_t)slot);
+		slot += interval();
+		time = now();
+	}
+	return slot;
+}
+
+static bool is_any_under_way(void)
+{
+	for (long index = 0; index < options.connections; index++)
+		if (all[index].state != IDLE && all[index].state != CLOSED)
+			return true;
+	return false;
+}
+
+/* What nobody answered, or never could be sent, waited until now. */
+static void count_unanswered(double slot, double end)
+{
+	int64_t time = now();
+
+	for (long index = 0; index < options.connections; index++)
+		if (all[index].state != IDLE && all[index].state != CLOSED && is_measured(&all[index])) {
+			results.unanswered++;
+			record(&results.latency, time - all[index].slot);
+		}
+	for (; slot < end; slot += interval())
+		if ((int64_t)slot >= measure_from) {
+			results.unanswered++;
+			record(&results.latency, time - (int64_t)slot);
+		}
+}
+
+struct span {
+	int64_t wall, idle, cpu;
+};
+
+static struct span run(void)
+{
+	double slot = now() + SECOND / 100, end;
+	int64_t patience, look = 0, began = 0, cpu_began = 0;
+	struct span span = { 0 };
+
+	measure_from = slot + options.warmup * SECOND;
+	end = measure_from + options.duration * SECOND;
+	patience = end + options.drain * SECOND;
+	for (;;) {
+		int64_t time = now();
+
+		if (!began && time >= measure_from) {
+			began = time;
+			cpu_began = cpu();
+		}
+		slot = send_due(slot, end);
+		if (slot >= end && (!is_any_under_way() || now() >= patience))
+			break;
+		if (now() >= patience)
+			break;
+		if (time > look) {
+			give_up_on_slow_ones(time);
+			look = time + SECOND / 10;
+		}
+		span.idle += (time >= measure_from) *
+			     wait_for_events(slot < end && spare ? (int64_t)slot : time + SECOND / 100);
+	}
+	span.wall = now() - began;
+	span.cpu = cpu() - cpu_began;
+	count_unanswered(slot, end);
+	return span;
+}
+
+/* ---- in and out ------------------------------------------------------------------------------------- */
+
+static void report(struct span span)
+{
+	const struct results *r = &results;
+	const char *separator = "";
+
+	printf("{\"intended\": %" PRIu64 ", \"answered\": %" PRIu64 ", \"requests\": %" PRIu64
+	       ", \"seconds\": %.6f, ",
+	       r->latency.total, r->answered, r->all, options.duration);
+	printf("\"errors\": {\"connect\": %" PRIu64 ", \"broken\": %" PRIu64 ", \"status\": %" PRIu64
+	       ", \"timeout\": %" PRIu64 ", \"malformed\": %" PRIu64 ", \"unanswered\": %" PRIu64 "}, ",
+	       r->connect, r->broken, r->status, r->timeout, r->malformed, r->unanswered);
+	printf("\"late\": {\"count\": %" PRIu64 ", \"p50\": %" PRIu64 ", \"p99\": %" PRIu64
+	       ", \"max\": %" PRIu64 "}, ",
+	       r->lateness.total, quantile(&r->lateness, 0.5), quantile(&r->lateness, 0.99),
+	       quantile(&r->lateness, 1));
+	printf("\"cpu\": %.4f, \"busy\": %.4f, \"histogram\": [",
+	       span.wall ? (double)span.cpu / span.wall : 0.0,
+	       span.wall ? 1 - (double)span.idle / span.wall : 0.0);
+	for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
+		if (r->latency.counts[bucket]) {
+			printf("%s[%" PRIu64 ", %" PRIu64 "]", separator, value_of(bucket),
+			       r->latency.counts[bucket]);
+			separator = ", ";
+		}
+	printf("]}\n");
+}
+
+static void make_request(void)
+{
+	request = malloc(4096 + options.body);
+	if (!request)
+		die("memory");
+	request_length = sprintf(request, "%s %s HTTP/1.1\r\nHost: %s\r\n", options.body ? "POST" : "GET",
+				 options.path, options.host);
+	if (options.close)
+		request_length += sprintf(request + request_length, "Connection: close\r\n");
+	if (options.body)
+		request_length +=
+			sprintf(request + request_length, "Content-Length: %ld\r\n", options.body);
+	request_length += sprintf(request + request_length, "\r\n");
+	memset(request + request_length, 'x', options.body);
+	request_length += options.body;
+}
+
+static void make_connections(void)
+{
+	all = calloc(options.connections, sizeof(*all));
+	if (!all)
+		die("memory");
+	for (long index = 0; index < options.connections; index++) {
+		all[index].fd = -1;
+		release(&all[index]);
+	}
+}
+
+static const char usage[] = "open_loop [options] ADDRESS PORT\n"
+			    "  --rate R          requests a second (1000)\n"
+			    "  --arrivals KIND   constant or poisson (constant)\n"
+			    "  --seed N          of random arrivals (7)\n"
+			    "  --connections N   at most so many requests under way (32)\n"
+			    "  --close           a new connection for each request\n"
+			    "  --warmup S        seconds before anything counts (0)\n"
+			    "  --duration S      seconds (1)\n"
+			    "  --drain S         seconds for what is under way at the end (1)\n"
+			    "  --timeout S       seconds until a request is given up (5)\n"
+			    "  --spin S          do not sleep the last so many seconds before a slot (0)\n"
+			    "  --host NAME       Host header (shop.test)\n"
+			    "  --path PATH       target (/)\n"
+			    "  --body BYTES      POST so many (0: GET)\n";
+
+static void wrong_usage(void)
+{
+	fputs(usage, stderr);
+	exit(2);
+}
+
+static void parse(int argc, char **argv)
+{
+	static const struct option known[] = {
+		{ "rate", 1, 0, 'r' },	      { "arrivals", 1, 0, 'a' }, { "seed", 1, 0, 's' },
+		{ "connections", 1, 0, 'c' }, { "close", 0, 0, 'x' },	 { "warmup", 1, 0, 'w' },
+		{ "duration", 1, 0, 'd' },    { "drain", 1, 0, 'D' },	 { "timeout", 1, 0, 't' },
+		{ "spin", 1, 0, 'S' },	      { "host", 1, 0, 'h' },	 { "path", 1, 0, 'p' },
+		{ "body", 1, 0, 'b' },	      { "help", 0, 0, '?' },	 { 0 },
+	};
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
+		switch (option) {
+		case 'r': options.rate = atof(optarg); break;
+		case 'a': options.poisson = !strcmp(optarg, "poisson"); break;
+		case 's': options.seed = strtoull(optarg, NULL, 10) | 1; break;
+		case 'c': options.connections = atol(optarg); break;
+		case 'x': options.close = true; break;
+		case 'w': options.warmup = atof(optarg); break;
+		case 'd': options.duration = atof(optarg); break;
+		case 'D': options.drain = atof(optarg); break;
+		case 'S': options.spin = atof(optarg); break;
+		case 't': options.timeout = atof(optarg); break;
+		case 'h': options.host = optarg; break;
+		case 'p': options.path = optarg; break;
+		case 'b': options.body = atol(optarg); break;
+		default: wrong_usage();
+		}
+	}
+	if (argc - optind != 2 || options.rate <= 0 || options.connections < 1 || options.duration <= 0 ||
+	    options.body < 0 || strlen(options.host) + strlen(options.path) > 3000)
+		wrong_usage();
+	options.to.sin_family = AF_INET;
+	options.to.sin_port = htons(atoi(argv[optind + 1]));
+	if (inet_pton(AF_INET, argv[optind], &options.to.sin_addr) != 1)
+		wrong_usage();
+}
+
+int main(int argc, char **argv)
+{
+	parse(argc, argv);
+	if (prctl(PR_SET_TIMERSLACK, 1)) /* ns; by default the kernel wakes it up to 50 us late */
+		die("prctl");
+	make_request();
+	make_connections();
+	epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (epoll < 0)
+		die("epoll_create1");
+	report(run());
+	return 0;
+}
