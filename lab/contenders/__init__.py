@@ -1,17 +1,24 @@
 """What brings requests from clients to clusters: the router, and what it is compared with.
 
-A contender is a module with a class that has a ``name`` and ``start``; see ``lab.interfaces.Contender``.
+A contender is a folder (or a module) with a class that has a ``name`` and ``start``; see ``lab.interfaces.Contender``
+and docs/contenders.md.
 """
 
 from __future__ import annotations
 
 from lab.contenders.direct import Direct
+from lab.contenders.envoy import Envoy
+from lab.contenders.haproxy import Haproxy
+from lab.contenders.nftables import Nftables
+from lab.contenders.nginx import Nginx
 from lab.contenders.rauta import Rauta
 from lab.interfaces import Contender
 
 __all__ = ["NAMES", "find"]
 
-_ALL: dict[str, Contender] = {contender.name: contender for contender in (Direct(), Rauta())}
+_ALL: dict[str, Contender] = {
+    contender.name: contender for contender in (Direct(), Rauta(), Nginx(), Haproxy(), Envoy(), Nftables())
+}
 
 NAMES = tuple(_ALL)
 
