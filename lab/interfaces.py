@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -21,9 +21,14 @@ from lab.samples import Quantity, Sample
 if TYPE_CHECKING:
     from lab.scenario import Scenario
     from lab.topology import Host, Network
+    from rauta.bpf import Program
+    from rauta.config import Config
+    from rauta.keys import CookieKeys
 
 Layer = Literal["bpf", "veth", "http"]
 """the program alone; frames over real links; requests of real clients to real servers"""
+Frame = Literal["first-request", "next-request", "syn", "later"]
+"""what live frames are: a new connection's first request, a further one, a SYN, a packet of a known connection"""
 
 
 class ServerModel(Protocol):
@@ -48,6 +53,29 @@ class Running(Protocol):
 
     def programs(self) -> Mapping[str, Any]:
         """The BPF programs it has loaded, by name: ``rauta.bpf.ProgramInfo``; empty if none."""
+
+
+class ProgramUnderTest(Protocol):
+    """An XDP program, loaded and attached to nothing, for the layers bpf and veth."""
+
+    @property
+    def program(self) -> Program:
+        """What is run on frames."""
+
+    @property
+    def keys(self) -> CookieKeys | None:
+        """With which it checks the cookies of handshakes; None if it does not."""
+
+    def handled(self, frame: Frame) -> int | None:
+        """How many frames of a kind it has handled as intended so far; None if it does not count."""
+
+
+@runtime_checkable
+class HasProgram(Protocol):
+    """A contender whose program can be measured by itself."""
+
+    def load(self, config: Config, stack: ExitStack) -> ProgramUnderTest:
+        """Load its program, ready to route; everything that must be undone is registered on ``stack``."""
 
 
 class Contender(Protocol):

@@ -25,6 +25,7 @@ neighbour discovery gets into a counter.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -226,7 +227,7 @@ def build(scenario: Scenario, run: Run, logs: Path, cell: int = 0) -> Iterator[N
 @contextmanager
 def spare_namespace(run: Run, name: str) -> Iterator[str]:
     """A namespace of the run's that is connected to nothing, for instruments that need a place of their own."""
-    namespace = f"{run.prefix}{name}"
+    namespace = f"{run.prefix}{name}-{secrets.token_hex(2)}"
     with creating_namespaces():
         namespaces.create(namespace)
     try:

@@ -25,28 +25,59 @@ int xdp_drop(struct xdp_md *ctx)
 }
 
 /*
+ * Counts the frames of at least `counted_length` bytes and takes them off the wire: what arrived. Attached
+ * where a load ends, behind whatever brought it there.
+ */
+const volatile __u32 counted_length = 60;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} arrived SEC(".maps");
+
+SEC("xdp")
+int xdp_count(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	__u64 *count = bpf_map_lookup_elem(&arrived, &zero);
+
+	if (ctx->data_end - ctx->data < counted_length)
+		return XDP_PASS;
+	if (count)
+		++*count;
+	return XDP_DROP;
+}
+
+/*
  * The replayer. Live frames (BPF_F_TEST_XDP_LIVE_FRAMES) come round again as the program under test has
  * left them, encapsulated or answered: measuring with them as they are would measure something else. So
- * this program runs first, writes the request anew, and calls the program under test.
+ * this program runs first, writes the frame anew, and calls the program under test.
  *
- * Requests come from `ports` client ports in turn. In each cycle a port either opens a new connection,
- * with the cookie that the router would have given it, or says the next request on the connection that it
- * has.
+ * Frames come from `flows` connections in turn: REPLAY_PORTS client ports of as many client addresses as it
+ * takes. What a connection says depends on the mode; all numbers fit, and so do the checksums.
  */
 #define REPLAY_FIRST_PORT 2048
-#define REPLAY_CAPACITY	  256
+#define REPLAY_PORTS	  61440
+#define REPLAY_CAPACITY	  512
 
-enum replay_mode { REPLAY_FIRST_REQUEST = 0, REPLAY_NEXT_REQUEST = 1 };
+enum replay_mode {
+	REPLAY_FIRST_REQUEST = 0, /* a new connection: its first packet after the handshake */
+	REPLAY_NEXT_REQUEST = 1,  /* a further request on the connection of the cycle before */
+	REPLAY_SYN = 2,
+	REPLAY_LATER = 3, /* a packet without payload on a connection that has had its first request */
+};
 
 struct replay {
-	__u32 mode;    /* enum replay_mode */
-	__u32 length;  /* of the frame */
-	__u32 payload; /* bytes of the request in it */
-	__u32 options; /* the low byte of cookies */
-	__u32 salt;    /* of the connections' numbers, so that they are not those of an earlier sample */
-	__u32 ports;	 /* how many client ports take turns */
-	__u64 position;		     /* how many frames were made */
-	__u64 failed;		     /* how many were not */
+	__u32 mode;	/* enum replay_mode */
+	__u32 length;	/* of the frame */
+	__u32 payload;	/* bytes of the request in it */
+	__u32 options;	/* the low byte of cookies */
+	__u32 salt;	/* of the connections' numbers, so that they are not those of an earlier sample */
+	__u32 flows;	/* how many connections take turns */
+	__u64 position; /* how many frames were made */
+	__u64 failed;	/* how many were not */
 	__u8 frame[REPLAY_CAPACITY]; /* Ethernet, IPv4 and TCP with any ports and numbers, and the request
 				      */
 };
@@ -65,29 +96,70 @@ struct {
 	__type(value, __u32);
 } under_test SEC(".maps");
 
+/* What differs from frame to frame, in the order of the wire but for the address. */
+struct numbers {
+	__be32 client;
+	__be16 source, dest;
+	__be32 seq, ack;
+};
+
+/* The connection whose turn it is, and what it says next. */
+static __always_inline int next_numbers(const struct replay *replay, const struct iphdr *ip,
+					const struct tcphdr *tcp, struct numbers *numbers)
+{
+	__u32 flow = replay->position % replay->flows, cycle = replay->position / replay->flows, zero = 0;
+	const struct cookie_keys *keys = bpf_map_lookup_elem(&cookie_keys, &zero);
+	__u32 isn = replay->salt + flow * 2654435761U, said = 0;
+	struct tuple tuple;
+
+	if (!keys)
+		return -1;
+	if (replay->mode == REPLAY_NEXT_REQUEST)
+		said = (cycle + 1) * replay->payload;
+	else if (replay->mode == REPLAY_LATER)
+		said = replay->payload;
+	else
+		isn += cycle * 1000003;
+	tuple.client = bpf_htonl(bpf_ntohl(ip->saddr) + flow / REPLAY_PORTS);
+	tuple.server = ip->daddr;
+	tuple.client_port = bpf_htons(REPLAY_FIRST_PORT + flow % REPLAY_PORTS);
+	tuple.server_port = tcp->dest;
+	numbers->client = tuple.client;
+	numbers->source = tuple.client_port;
+	numbers->dest = tcp->dest;
+	numbers->seq = bpf_htonl(replay->mode == REPLAY_SYN ? isn : isn + 1 + said);
+	numbers->ack = 0;
+	if (replay->mode != REPLAY_SYN)
+		numbers->ack = bpf_htonl(cookie_compute(keys, &tuple, isn, replay->options) + 1);
+	return 0;
+}
+
+static __always_inline __sum16 fold(__s64 sum)
+{
+	__u32 folded = (sum & 0xffff) + (sum >> 16 & 0xffff);
+
+	return ~((folded & 0xffff) + (folded >> 16));
+}
+
 static __always_inline int write_numbers(struct xdp_md *ctx, const struct replay *replay)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 port = replay->position % replay->ports, cycle = replay->position / replay->ports, zero = 0;
-	const struct cookie_keys *keys = bpf_map_lookup_elem(&cookie_keys, &zero);
 	struct iphdr *ip = data + ETH_LENGTH;
 	struct tcphdr *tcp = (void *)(ip + 1);
-	__u32 isn = replay->salt + port * 2654435761U, later = 0;
-	struct tuple tuple;
+	struct numbers before, after;
 
-	if ((void *)(tcp + 1) > end || !keys)
+	if ((void *)(tcp + 1) > end)
 		return -1;
-	if (replay->mode == REPLAY_FIRST_REQUEST)
-		isn += cycle * 1000003;
-	else
-		later = (cycle + 1) * replay->payload;
-	tcp->source = bpf_htons(REPLAY_FIRST_PORT + port);
-	tuple.client = ip->saddr;
-	tuple.server = ip->daddr;
-	tuple.client_port = tcp->source;
-	tuple.server_port = tcp->dest;
-	tcp->seq = bpf_htonl(isn + 1 + later);
-	tcp->ack_seq = bpf_htonl(cookie_compute(keys, &tuple, isn, replay->options) + 1);
+	before = (struct numbers){ ip->saddr, tcp->source, tcp->dest, tcp->seq, tcp->ack_seq };
+	if (next_numbers(replay, ip, tcp, &after))
+		return -1;
+	ip->check = fold(bpf_csum_diff(&before.client, 4, &after.client, 4, ~ip->check & 0xffff));
+	tcp->check = fold(bpf_csum_diff((void *)&before, sizeof(before), (void *)&after, sizeof(after),
+					~tcp->check & 0xffff));
+	ip->saddr = after.client;
+	tcp->source = after.source;
+	tcp->seq = after.seq;
+	tcp->ack_seq = after.ack;
 	return 0;
 }
 
@@ -97,7 +169,7 @@ int replay(struct xdp_md *ctx)
 	__u32 zero = 0;
 	struct replay *replay = bpf_map_lookup_elem(&replays, &zero);
 
-	if (!replay)
+	if (!replay || !replay->flows)
 		return XDP_ABORTED;
 	if (!bpf_xdp_store_bytes(ctx, 0, replay->frame, bounded_length(replay->length, REPLAY_CAPACITY)) &&
 	    !write_numbers(ctx, replay)) {

@@ -6,6 +6,7 @@ and docs/contenders.md.
 
 from __future__ import annotations
 
+from lab.contenders.bare import Bare
 from lab.contenders.direct import Direct
 from lab.contenders.envoy import Envoy
 from lab.contenders.haproxy import Haproxy
@@ -17,7 +18,8 @@ from lab.interfaces import Contender
 __all__ = ["NAMES", "find"]
 
 _ALL: dict[str, Contender] = {
-    contender.name: contender for contender in (Direct(), Rauta(), Nginx(), Haproxy(), Envoy(), Nftables())
+    contender.name: contender
+    for contender in (Direct(), Rauta(), Nginx(), Haproxy(), Envoy(), Nftables(), Bare("xdp-tx"), Bare("xdp-drop"))
 }
 
 NAMES = tuple(_ALL)

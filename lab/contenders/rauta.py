@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from lab.contenders.settings import NoSettings
-from lab.interfaces import Layer
+from lab.interfaces import Frame, Layer
+from rauta import tables
 from rauta.agent import Agent
-from rauta.keys import Keys
+from rauta.bpf import Program
+from rauta.keys import CookieKeys, Keys
 from rauta.router import Router
 
 if TYPE_CHECKING:
@@ -21,13 +23,22 @@ if TYPE_CHECKING:
     from lab.topology import Network
     from rauta.config import Config, Vip
 
+NOBODY = b"\x02\x00\x00\x00\x00\x03"
+"""a MAC address"""
+VERDICTS: Mapping[Frame, str] = {
+    "first-request": "ROUTED_FIRST",
+    "next-request": "ROUTED_NEXT",
+    "syn": "TX_SYN_ACK",
+    "later": "FORWARDED",
+}
+
 
 @dataclass(frozen=True)
 class Rauta:
     """The contender ``rauta``."""
 
     name: str = "rauta"
-    layers: frozenset[Layer] = frozenset({"http"})
+    layers: frozenset[Layer] = frozenset({"bpf", "veth", "http"})
     settings: type[BaseModel] = NoSettings
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningRauta:
@@ -42,6 +53,36 @@ class Rauta:
         with network.router.entered():
             router.attach(network.router.interface, mode="native")
         return RunningRauta(config, router, agents)
+
+    def load(self, config: Config, stack: ExitStack) -> RautaProgram:
+        """A router that no packet from outside can reach; its next hops are nobody's."""
+        router = stack.enter_context(Router.load(config, Keys.generate()))
+        backends, indices = router.config.backends(), tables.backend_indices(router.config)
+        router.object.maps["backends"].update_batch(
+            (indices[name], tables.backend_entry(backend, NOBODY)) for name, backend in backends.items()
+        )
+        return RautaProgram(router)
+
+
+@dataclass(frozen=True)
+class RautaProgram:
+    """The router's program by itself."""
+
+    router: Router
+
+    @property
+    def program(self) -> Program:
+        """The XDP program."""
+        return self.router.object.programs["rauta_ingress"]
+
+    @property
+    def keys(self) -> CookieKeys:
+        """It answers handshakes with these."""
+        return self.router.keys.cookies
+
+    def handled(self, frame: Frame) -> int:
+        """By the verdict that such frames should get."""
+        return self.router.counters()[VERDICTS[frame]]
 
 
 @dataclass(frozen=True)

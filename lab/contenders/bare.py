@@ -1,0 +1,50 @@
+"""Bare programs, ``xdp-tx`` and ``xdp-drop``: what a frame costs before anybody looks at it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel
+
+from lab.contenders.settings import NoSettings
+from lab.errors import LabError
+from lab.interfaces import Frame, Layer, Running
+from lab.topology import INSTRUMENTS
+from rauta.bpf import BpfObject, Program
+
+if TYPE_CHECKING:
+    from lab.scenario import Scenario
+    from lab.topology import Network
+    from rauta.config import Config
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A contender that decides without looking. It cannot answer requests, so there is nothing to check."""
+
+    name: Literal["xdp-tx", "xdp-drop"]
+    layers: frozenset[Layer] = frozenset({"bpf", "veth"})
+    settings: type[BaseModel] = NoSettings
+
+    def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> Running:
+        """Not possible."""
+        raise LabError(f"starting {self.name}", "it routes nothing", "Measure it in the layers bpf and veth.")
+
+    def load(self, _config: Config, stack: ExitStack) -> BareProgram:
+        """Its program."""
+        instruments = stack.enter_context(BpfObject.open(INSTRUMENTS))
+        instruments.load()
+        return BareProgram(instruments.programs[self.name.replace("-", "_")])
+
+
+@dataclass(frozen=True)
+class BareProgram:
+    """A program that keeps no books."""
+
+    program: Program
+    keys: None = None
+
+    def handled(self, _frame: Frame) -> None:
+        """Unknown: it does not count."""
