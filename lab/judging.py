@@ -11,6 +11,8 @@ from lab.samples import QUANTILES, Sample
 from lab.scenario import Scenario, Target
 from lab.verdict import Evidence, Outcome, Verdict, decided, disturbed, figure, judge, validity
 
+WALL = "wall"
+"""the second means of lab.measure.program"""
 Floors = Mapping[str, float]
 """how far A/A pairs are apart, by ``floor_key``"""
 
@@ -52,6 +54,7 @@ def _evidence(cells: Sequence[Scenario], number: int, target: Target, record: Re
         doubled=record.samples(number, target.measure, scale=2),
         floor=floors.get(floor_key(measure.model_dump(mode="json"), target.metric, terms)),
         cell=dict(cell.cell),
+        means=WALL if measure.layer == "bpf" and WALL in measure.quantities else "",
     )
 
 

@@ -19,6 +19,9 @@ What veth needs for XDP, and why (kernel drivers/net/veth.c):
   offload, and with it segmentation offload, is off on whoever sends into the router. Backends answer the client
   directly and keep theirs.
 
+Both only while a contender with XDP runs (``Network.ready_for_xdp``), and while ``direct`` does, which is to be
+compared with one like for like. The others get the offloads that Linux has by default.
+
 Every host knows everybody's MAC address from the start: no first packet waits for ARP. IPv6 is off: no stray packet of
 neighbour discovery gets into a counter.
 """
@@ -26,6 +29,7 @@ neighbour discovery gets into a counter.
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +42,7 @@ from pyroute2 import IPRoute, NetlinkError
 from lab import namespaces, process
 from lab.errors import LabError
 from lab.state import Run, creating_namespaces, remove_with_inhabitants
-from rauta.bpf import BpfObject, attach_xdp
+from rauta.bpf import BpfObject, XdpAttachment, attach_xdp
 from rauta.namespaces import entered
 
 if TYPE_CHECKING:
@@ -68,6 +72,11 @@ class Host:
     """where its programs run; empty: anywhere"""
     interface: str = INTERFACE
     _processes: list[process.Process] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def mac(self) -> str:
+        """A locally administered MAC address, made from the IPv4 address so that captures are easy to read."""
+        return "02:00:" + ":".join(f"{byte:02x}" for byte in self.address.packed)
 
     def entered(self) -> AbstractContextManager[None]:
         """Move the calling thread into the host's network namespace, and back."""
@@ -159,8 +168,9 @@ class Host:
 class Network:
     """The hosts of a scenario while they exist."""
 
-    def __init__(self, run: Run, hosts: Iterable[Host], clusters: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, run: Run, fabric: Host, hosts: Iterable[Host], clusters: Mapping[str, Sequence[str]]) -> None:
         self.run = run
+        self.fabric = fabric
         self.hosts: Mapping[str, Host] = {host.name: host for host in hosts}
         self._clusters = clusters
 
@@ -183,6 +193,24 @@ class Network:
     def clusters(self) -> Mapping[str, Sequence[str]]:
         """Names of the backends of each cluster, in the order of the routing file."""
         return self._clusters
+
+    def port(self, host: Host) -> str:
+        """The name of the switch's port towards a host, an interface of the fabric."""
+        return _port(host)
+
+    @contextmanager
+    def ready_for_xdp(self) -> Iterator[None]:
+        """What XDP on the router's interface needs of the others, while it is there; see the top of this module."""
+        with ExitStack() as undo:
+            for host in (self.client, self.router):
+                undo.enter_context(_checksums_finished(host))
+            instruments = undo.enter_context(BpfObject.open(INSTRUMENTS))
+            instruments.load()
+            with self.fabric.entered():
+                index = socket.if_nametoindex(self.port(self.router))
+                attachment = attach_xdp(index, instruments.programs["xdp_pass"], mode="native")
+            undo.callback(_detach, self.fabric, attachment)
+            yield
 
     def servers(self, cluster: str) -> list[Host]:
         """The hosts of a cluster's backends, in the order of the routing file."""
@@ -220,8 +248,7 @@ def build(scenario: Scenario, run: Run, logs: Path, cell: int = 0) -> Iterator[N
         except NetlinkError as error:
             advice = "`python -m lab doctor` shows what this kernel lacks."
             raise LabError(f"building the network of {scenario.name}", str(error), advice) from error
-        undo.enter_context(_ready_for_xdp_tx(fabric, hosts))
-        yield Network(run, hosts, clusters)
+        yield Network(run, fabric, hosts, clusters)
 
 
 @contextmanager
@@ -278,15 +305,13 @@ def _configure(host: Host, hosts: Sequence[Host], config: Config) -> None:
     with host.entered(), IPRoute() as netlink:
         netlink.link("set", index=_index(netlink, "lo"), state="up")
         index = _index(netlink, host.interface)
-        netlink.link("set", index=index, address=_mac(host), state="up")
+        netlink.link("set", index=index, address=host.mac, state="up")
         netlink.addr("add", index=index, address=str(host.address), prefixlen=SUBNET.prefixlen)
         for other in hosts:
             if other is not host:
-                netlink.neigh("add", dst=str(other.address), lladdr=_mac(other), ifindex=index, state="permanent")
+                netlink.neigh("add", dst=str(other.address), lladdr=other.mac, ifindex=index, state="permanent")
         for destination in _routes(host, config):
             netlink.route("add", dst=str(destination), gateway=str(ROUTER_ADDRESS), oif=index)
-    if host.name in ("client", "router"):
-        host.run(["ethtool", "-K", host.interface, "tx", "off"], timeout=SETUP_SECONDS)
 
 
 def _routes(host: Host, config: Config) -> list[IPv4Network]:
@@ -297,25 +322,20 @@ def _routes(host: Host, config: Config) -> list[IPv4Network]:
     return [*sorted(vips), config.encapsulation.source]
 
 
-def _mac(host: Host) -> str:
-    """A locally administered MAC address, made from the IPv4 address so that captures are easy to read."""
-    return "02:00:" + ":".join(f"{byte:02x}" for byte in host.address.packed)
-
-
 def _index(netlink: IPRoute, name: str) -> int:
     return int(netlink.link_lookup(ifname=name)[0])
 
 
 @contextmanager
-def _ready_for_xdp_tx(fabric: Host, hosts: Sequence[Host]) -> Iterator[None]:
-    """A bare XDP_PASS on the switch's port towards the router."""
-    router = next(host for host in hosts if host.name == "router")
-    with BpfObject.open(INSTRUMENTS) as instruments:
-        instruments.load()
-        with fabric.entered(), IPRoute() as netlink:
-            attachment = attach_xdp(_index(netlink, _port(router)), instruments.programs["xdp_pass"], mode="native")
+def _checksums_finished(host: Host) -> Iterator[None]:
+    """Transmit checksum offload, and with it segmentation offload, off on a host's interface."""
+    host.run(["ethtool", "-K", host.interface, "tx", "off"], timeout=SETUP_SECONDS)
     try:
         yield
     finally:
-        with fabric.entered():
-            attachment.detach()
+        host.run(["ethtool", "-K", host.interface, "tx", "on", "tso", "on"], timeout=SETUP_SECONDS)
+
+
+def _detach(host: Host, attachment: XdpAttachment) -> None:
+    with host.entered():
+        attachment.detach()

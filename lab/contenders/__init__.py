@@ -17,10 +17,18 @@ from lab.interfaces import Contender
 
 __all__ = ["NAMES", "find"]
 
-_ALL: dict[str, Contender] = {
-    contender.name: contender
-    for contender in (Direct(), Rauta(), Nginx(), Haproxy(), Envoy(), Nftables(), Bare("xdp-tx"), Bare("xdp-drop"))
-}
+_CONTENDERS: tuple[Contender, ...] = (
+    Direct(),
+    Direct("direct-offloads"),
+    Rauta(),
+    Nginx(),
+    Haproxy(),
+    Envoy(),
+    Nftables(),
+    Bare("xdp-tx"),
+    Bare("xdp-drop"),
+)
+_ALL = {contender.name: contender for contender in _CONTENDERS}
 
 NAMES = tuple(_ALL)
 

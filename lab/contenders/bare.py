@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
 from lab.contenders.settings import NoSettings
-from lab.errors import LabError
-from lab.interfaces import Frame, Layer, Running
+from lab.interfaces import Frame, Layer
 from lab.topology import INSTRUMENTS
 from rauta.bpf import BpfObject, Program
 
@@ -28,15 +29,34 @@ class Bare:
     layers: frozenset[Layer] = frozenset({"bpf", "veth"})
     settings: type[BaseModel] = NoSettings
 
-    def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> Running:
-        """Not possible."""
-        raise LabError(f"starting {self.name}", "it routes nothing", "Measure it in the layers bpf and veth.")
+    def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningBare:
+        """Only the settings: whoever measures puts the program where its frames are counted."""
+        return RunningBare(scenario.routing.config)
 
     def load(self, _config: Config, stack: ExitStack) -> BareProgram:
         """Its program."""
         instruments = stack.enter_context(BpfObject.open(INSTRUMENTS))
         instruments.load()
         return BareProgram(instruments.programs[self.name.replace("-", "_")])
+
+
+@dataclass(frozen=True)
+class RunningBare:
+    """Frames for the VIPs go to the router's host."""
+
+    config: Config
+
+    def target(self, _cluster: str) -> tuple[IPv4Address, int]:
+        """The first VIP."""
+        return self.config.vips[0].address, self.config.vips[0].port
+
+    def counters(self) -> Mapping[str, int]:
+        """None."""
+        return {}
+
+    def programs(self) -> Mapping[str, Any]:
+        """None."""
+        return {}
 
 
 @dataclass(frozen=True)

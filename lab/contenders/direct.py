@@ -1,4 +1,8 @@
-"""No router at all: the client connects to the first backend of the cluster itself."""
+"""No router at all: the client connects to the first backend of the cluster itself.
+
+``direct`` has the offload settings that XDP forces on the others, so that it can be compared with RAUTA like for like;
+``direct-offloads`` has those that Linux has by default.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
@@ -20,14 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Direct:
-    """The contender ``direct``."""
+    """The contender ``direct`` or ``direct-offloads``."""
 
-    name: str = "direct"
-    layers: frozenset[Layer] = frozenset({"http"})
+    name: Literal["direct", "direct-offloads"] = "direct"
+    layers: frozenset[Layer] = frozenset({"veth", "http"})
     settings: type[BaseModel] = NoSettings
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningDirect:
-        """There is nothing to start."""
+        """There is nothing to start, only the settings."""
+        if self.name == "direct":
+            stack.enter_context(network.ready_for_xdp())
         return RunningDirect(network, scenario)
 
 

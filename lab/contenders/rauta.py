@@ -44,6 +44,7 @@ class Rauta:
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningRauta:
         """Load the router and the agents. Native XDP: a generic one would be measured as something that it is not."""
         config, keys = scenario.routing.config, Keys.generate()
+        stack.enter_context(network.ready_for_xdp())
         agents = {}
         for backend in config.backends():
             agents[backend] = stack.enter_context(Agent.load(config, keys, backend=backend))
@@ -101,6 +102,11 @@ class RunningRauta:
     def vip(self, cluster: str) -> Vip:
         """The first VIP that has a route to the cluster."""
         return next(vip for vip in self.config.vips if any(route.cluster == cluster for route in vip.routes))
+
+    @property
+    def cookie_keys(self) -> CookieKeys:
+        """It answers handshakes with these."""
+        return self.router.keys.cookies
 
     @property
     def flow_key(self) -> int:

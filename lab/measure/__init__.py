@@ -1,4 +1,4 @@
-"""What can be measured, by layer: the program alone (bpf), and requests of real clients to real servers (http)."""
+"""What can be measured, by layer: a program alone (bpf), frames over links (veth), requests to real servers (http)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from lab.measure.frames import Frames
 from lab.measure.open_loop import OpenLoop
 from lab.measure.program import Program
+from lab.measure.search import Search
 from lab.measure.wrk import Wrk
 
-__all__ = ["Measure", "OpenLoop", "Program", "Wrk"]
+__all__ = ["Frames", "Measure", "OpenLoop", "Program", "Search", "Wrk"]
 
-_KINDS = ("bpf", "wrk", "open-loop")
+_KINDS = ("bpf", "veth", "wrk", "open-loop", "search")
 
 
 def _kind(measure: Any) -> str | None:
@@ -27,11 +29,15 @@ def _kind(measure: Any) -> str | None:
 
 
 Measure = Annotated[
-    Annotated[Program, Tag("bpf")] | Annotated[Wrk, Tag("wrk")] | Annotated[OpenLoop, Tag("open-loop")],
+    Annotated[Program, Tag("bpf")]
+    | Annotated[Frames, Tag("veth")]
+    | Annotated[Wrk, Tag("wrk")]
+    | Annotated[OpenLoop, Tag("open-loop")]
+    | Annotated[Search, Tag("search")],
     Discriminator(
         _kind,
         custom_error_type="measure_kind",
-        custom_error_message="is no known measure: layer bpf, or layer http with the tool wrk or open-loop",
+        custom_error_message="is no known measure: layer bpf or veth, or layer http with tool wrk, open-loop or search",
     ),
 ]
 """What is measured: a mapping whose ``layer``, and in layer http whose ``tool``, says how."""

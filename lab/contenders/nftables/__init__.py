@@ -34,7 +34,7 @@ class Nftables:
     """The contender ``nftables``."""
 
     name: str = "nftables"
-    layers: frozenset[Layer] = frozenset({"http"})
+    layers: frozenset[Layer] = frozenset({"veth", "http"})
     settings: type[BaseModel] = NoSettings
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningNftables:
