@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lab import contenders as known_contenders
 from lab.samples import CPU_QUANTITIES, QUANTILES, STATISTICS, Quantity
-from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, ROUTER_ADDRESS, SUBNET
+from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, OTHERS, ROUTER_ADDRESS, SUBNET
 from lab.units import SECONDS
 from rauta.config import Config
 from rauta.mistakes import Location, Mistake, explain
@@ -24,10 +24,12 @@ from rauta.mistakes import Location, Mistake, explain
 if TYPE_CHECKING:
     from lab.checks import Check
     from lab.measure import Measure
-    from lab.scenario import Profile, Scenario, Target, Topology
+    from lab.scenario import Link, Profile, Scenario, Target, Topology
     from lab.servers import Server
 
 SINGLE = ("client", "router")
+MOST = 100
+"""clients, and routers"""
 RESERVED = {*SINGLE, FABRIC, BRIDGE, "lo"}
 
 
@@ -84,13 +86,25 @@ def _host_counts(topology: Topology, config: Config) -> Iterator[Mistake]:
         where: Location = ("topology", "hosts", role)
         if role not in expected:
             yield Mistake(where, "is neither client, router nor a cluster of the routing file", ", ".join(expected))
-        elif count != expected[role]:
-            source = (
-                "there can be one" if role in SINGLE else f"the routing file has {expected[role]} in cluster {role!r}"
-            )
+        elif role not in SINGLE and count != expected[role]:
+            source = f"the routing file has {expected[role]} in cluster {role!r}"
             yield Mistake(where, f"{count} hosts, but {source}", str(expected[role]))
+        elif role in SINGLE and count > MOST:
+            yield Mistake(where, f"{count} hosts, but there is room for {MOST}", f"1 to {MOST}")
     for role in expected.keys() - topology.hosts.keys():
         yield Mistake(("topology", "hosts"), f"{role!r} is missing", f"{role}: {expected[role]}")
+
+
+def _links(topology: Topology, config: Config) -> Iterator[Mistake]:
+    roles = [*SINGLE, *(cluster.name for cluster in config.clusters)]
+    for role in topology.links.keys() - set(roles):
+        yield Mistake(("topology", "links", role), "is neither client, router nor a cluster", ", ".join(roles))
+    places: dict[tuple[str, ...], Link] = {("link",): topology.link}
+    places |= {("links", role): link for role, link in topology.links.items()}
+    for where, link in places.items():
+        if link.reorder and not link.delay:
+            problem = "a frame can only overtake one that is held"
+            yield Mistake(("topology", *where, "reorder"), problem, "a delay beside it")
 
 
 def _host_names(config: Config) -> Iterator[Mistake]:
@@ -112,6 +126,9 @@ def _addresses(config: Config) -> Iterator[Mistake]:
         for backend in cluster.backends:
             if backend.address not in SUBNET:
                 yield Mistake(where, f"backend {backend.name!r} has the address {backend.address}", f"one in {SUBNET}")
+            if any(backend.address in network for network in OTHERS.values()):
+                problem = f"backend {backend.name!r} has the address {backend.address}, which clients and routers use"
+                yield Mistake(where, problem, f"one outside {' and '.join(map(str, OTHERS.values()))}")
             owner = taken.setdefault(backend.address, f"backend {backend.name!r}")
             if owner != f"backend {backend.name!r}":
                 yield Mistake(where, f"backend {backend.name!r} has the address of {owner}", "a different one")
@@ -277,6 +294,7 @@ def _terms(where: Location, target: Target, measure: Measure, contenders: tuple[
 Rule = Callable[..., Iterator[Mistake]]
 RULES: tuple[Rule, ...] = (
     _host_counts,
+    _links,
     _host_names,
     _addresses,
     _servers,

@@ -172,7 +172,11 @@ class Monitor:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._roles = {inode: _role(host) for host in self.hosts if (inode := namespaces.inode(host.namespace))}
+        self._roles = {
+            inode: host.role if host.role in ("client", "router") else "servers"
+            for host in self.hosts
+            if (inode := namespaces.inode(host.namespace))
+        }
 
     @contextmanager
     def watching(self) -> Iterator[Self]:
@@ -253,8 +257,3 @@ def _retransmitted() -> int:
         if line.startswith("Tcp:")
     )
     return int(dict(zip(names, values, strict=True))["RetransSegs"])
-
-
-def _role(host: Host) -> str:
-    name = host.name.partition("-")[0]
-    return name if name in ("client", "router") else "servers"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from lab.bench import groups
 from lab.checking import applies
 from lab.matrix import label
-from lab.scenario import Scenario
-from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, INTERFACE, ROUTER_ADDRESS
+from lab.scenario import Link, Scenario
+from lab.topology import BRIDGE, FABRIC, INTERFACE, Host, planned_hosts
 
 SETUP_SECONDS = 2.0
 CHECK_SECONDS = 1.0
@@ -16,30 +16,39 @@ START_SECONDS = 0.5
 
 
 def draw(scenario: Scenario) -> str:
-    """The network: who hangs on the switch, with which address, and what runs there."""
-    rows = list(_hosts(scenario))
-    names = max(len(name) for name, _, _ in rows)
-    addresses = max(len(address) for _, address, _ in rows)
+    """The network: who hangs on the switch, with which address, what the cable does, and what runs there."""
+    rows = [(host.name, str(host.address), *_role(scenario, host)) for host in planned_hosts(scenario)]
+    names, addresses = (max(len(row[column]) for row in rows) for column in (0, 1))
     label = f" {FABRIC}: {BRIDGE}, mtu {scenario.topology.link.mtu}"
+    cables = max(len(row[2]) for row in rows)
     lines = []
-    for number, (name, address, role) in enumerate(rows):
+    for number, (name, address, cable, role) in enumerate(rows):
         joint = "┐" if number == 0 else "┘" if number == len(rows) - 1 else "┤"
         note = label if number == len(rows) // 2 else ""
-        cable = f"{name:<{names}}  {address:<{addresses}}  {INTERFACE} ──{joint}"
-        lines.append(f"{cable}{note:<{len(label)}}   {role}")
+        line = f"{name:<{names}}  {address:<{addresses}}  {INTERFACE} ─{cable:─<{cables}}─{joint}"
+        lines.append(f"{line}{note:<{len(label)}}   {role}")
     return "\n".join(lines)
 
 
-def _hosts(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
-    config = scenario.routing.config
-    cpus = scenario.topology.cpus
-    vips = ", ".join(f"{vip.name} {vip.address}:{vip.port}" for vip in config.vips)
-    yield "client", str(CLIENT_ADDRESS), f"clients and load{_on(cpus.client)}"
-    yield "router", str(ROUTER_ADDRESS), f"answers for {vips}{_on(cpus.router)}"
-    for cluster in config.clusters:
-        for backend in cluster.backends:
-            port = scenario.servers[cluster.name].port
-            yield backend.name, str(backend.address), f"serves {cluster.name} on port {port}{_on(cpus.servers)}"
+def _role(scenario: Scenario, host: Host) -> tuple[str, str]:
+    """(what its cable does, what runs there)."""
+    link = scenario.topology.link_of(host.role)
+    if host.role == "client":
+        role = "clients and load"
+    elif host.role == "router":
+        vips = ", ".join(f"{vip.name} {vip.address}:{vip.port}" for vip in scenario.routing.config.vips)
+        role = f"answers for {vips}"
+    else:
+        role = f"serves {host.role} on port {scenario.servers[host.role].port}"
+    return _cable(link), role + _on(host.cpus)
+
+
+def _cable(link: Link) -> str:
+    """Its conditions, in the middle of the line: " 5 ms, loss 1% "."""
+    words = [f"{link.rate / 1e6:g} Mbit/s"] if link.rate is not None else []
+    words += [f"{link.delay * 1e3:g} ms"] if link.delay else []
+    words += [f"{name} {getattr(link, name):.3%}" for name in ("loss", "duplicate", "reorder") if getattr(link, name)]
+    return f" {', '.join(words)} " if words else ""
 
 
 def _on(cpus: tuple[int, ...]) -> str:

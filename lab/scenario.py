@@ -16,16 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from lab import agreement, changes, matrix
 from lab.background import Background
 from lab.checks import Check
 from lab.errors import UsageError
+from lab.links import SHORTEST_DELAY
 from lab.measure import Measure
 from lab.samples import STATISTICS
 from lab.servers import Server
-from lab.units import Duration, Limit, Quantity, Share
+from lab.units import Bitrate, Duration, Limit, Quantity, Share
 from rauta.config import Config, Route, load_config
 from rauta.document import Document, DocumentError, load_document
 from rauta.mistakes import Location, Mistake, explain
@@ -44,10 +45,26 @@ Params = dict[str, Scalar | Annotated[tuple[Scalar, ...], Field(min_length=1)]]
 Cpus = tuple[Annotated[int, Field(ge=0)], ...]
 
 
+def _resolvable(delay: float) -> float:
+    if 0 < delay < SHORTEST_DELAY * (1 - 1e-9):
+        raise ValueError(f"the delay line resolves {SHORTEST_DELAY * 1e6:g}us (allowed: 0ms, or that much and more)")
+    return delay
+
+
 class Link(Model):
-    """What connects hosts. ``mtu``: bytes of an IP packet; 1500 is what the router's limits are made for."""
+    """A cable, in each direction; see lab.links. ``mtu``: bytes of an IP packet; the router is made for 1500."""
 
     mtu: Annotated[int, Field(ge=576, le=9000)] = 1500
+    rate: Bitrate | None = None
+    delay: Annotated[Duration, AfterValidator(_resolvable)] = 0.0
+    loss: Share = 0.0
+    duplicate: Share = 0.0
+    reorder: Share = 0.0
+
+    @property
+    def conditions(self) -> bool:
+        """Whether there is anything that a cable does not do by itself."""
+        return self.rate is not None or any((self.delay, self.loss, self.duplicate, self.reorder))
 
 
 class Pinning(Model):
@@ -62,9 +79,16 @@ class Topology(Model):
     """The network. ``hosts``: how many of each role, clusters by their names in the routing file."""
 
     kind: Literal["one-armed"]
-    hosts: dict[str, Annotated[int, Field(ge=1)]]
+    hosts: dict[str, Annotated[int, Field(ge=1, le=200)]]
     link: Link = Link()
+    """of every host"""
+    links: dict[str, Link] = {}
+    """of some, by role, instead"""
     cpus: Pinning = Pinning()
+
+    def link_of(self, role: str) -> Link:
+        """The cable of a role's hosts: client, router or a cluster."""
+        return self.links.get(role, self.link)
 
 
 class Routing(Model):

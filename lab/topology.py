@@ -7,7 +7,9 @@ One kind so far, one-armed, as load balancers stand in data centres: everybody h
     web-1   198.18.0.11 ─ eth0 ┤
     web-2   198.18.0.12 ─ eth0 ┘
 
-Nobody owns a VIP's address: clients reach it by a /32 route over the router, whose XDP program answers for it.
+There may be several clients and routers (client-1, client-2, ...). Cables can have the faults of real ones: lab.links.
+Nobody owns a VIP's address: clients reach it by a /32 route over the routers, whose XDP program answers for it; with
+several a connection stays with one of them by a hash of its addresses and ports, as behind ECMP.
 Backends and clients route the outer addresses of encapsulated packets over the router, so that ICMP about them gets
 there.
 
@@ -41,12 +43,13 @@ from pyroute2 import IPRoute, NetlinkError
 
 from lab import namespaces, process
 from lab.errors import LabError
+from lab.links import Cable, Faults, conditioned
 from lab.state import Run, creating_namespaces, remove_with_inhabitants
 from rauta.bpf import BpfObject, XdpAttachment, attach_xdp
 from rauta.namespaces import entered
 
 if TYPE_CHECKING:
-    from lab.scenario import Scenario
+    from lab.scenario import Scenario, Topology
     from rauta.config import Config
 
 INTERFACE = "eth0"
@@ -55,6 +58,8 @@ FABRIC = "fabric"
 SUBNET = IPv4Network("198.18.0.0/16")
 CLIENT_ADDRESS = IPv4Address("198.18.0.1")
 ROUTER_ADDRESS = IPv4Address("198.18.0.2")
+OTHERS = {"client": IPv4Network("198.18.200.0/24"), "router": IPv4Network("198.18.201.0/24")}
+"""addresses of the second and further ones"""
 MAX_INTERFACE_NAME = 15
 INSTRUMENTS = Path(__file__).parent / "objects" / "instruments.bpf.o"
 SETUP_SECONDS = 10.0
@@ -65,6 +70,8 @@ class Host:
     """A machine of the network: a namespace with one interface."""
 
     name: str
+    role: str
+    """client, router, or the cluster that it serves"""
     namespace: str
     address: IPv4Address
     logs: Path
@@ -168,26 +175,45 @@ class Host:
 class Network:
     """The hosts of a scenario while they exist."""
 
-    def __init__(self, run: Run, fabric: Host, hosts: Iterable[Host], clusters: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        fabric: Host,
+        hosts: Iterable[Host],
+        clusters: Mapping[str, Sequence[str]],
+        faults: Mapping[str, Faults],
+        conditioned: bool,
+    ) -> None:
+        """``faults``: of the cables that have some, by host; ``conditioned``: whether any cable is not ideal."""
         self.run = run
+        self.faults = faults
+        self.conditioned = conditioned
         self.fabric = fabric
         self.hosts: Mapping[str, Host] = {host.name: host for host in hosts}
         self._clusters = clusters
 
     @property
     def client(self) -> Host:
-        """The host from which requests come."""
-        return self.hosts["client"]
+        """The first of the hosts from which requests come; checks send theirs from there."""
+        return self.clients[0]
 
     @property
     def clients(self) -> list[Host]:
         """All hosts from which requests come."""
-        return [self.client]
+        return self._of_role("client")
 
     @property
     def router(self) -> Host:
-        """The host through which routed requests go."""
-        return self.hosts["router"]
+        """The first of the hosts through which routed requests go."""
+        return self.routers[0]
+
+    @property
+    def routers(self) -> list[Host]:
+        """All hosts through which routed requests go."""
+        return self._of_role("router")
+
+    def _of_role(self, role: str) -> list[Host]:
+        return [host for name, host in self.hosts.items() if name == role or name.startswith(f"{role}-")]
 
     @property
     def clusters(self) -> Mapping[str, Sequence[str]]:
@@ -202,14 +228,16 @@ class Network:
     def ready_for_xdp(self) -> Iterator[None]:
         """What XDP on the router's interface needs of the others, while it is there; see the top of this module."""
         with ExitStack() as undo:
-            for host in (self.client, self.router):
-                undo.enter_context(_checksums_finished(host))
+            if not self.conditioned:  # then they are off anyway
+                for host in (*self.clients, *self.routers):
+                    undo.enter_context(_checksums_finished(host))
             instruments = undo.enter_context(BpfObject.open(INSTRUMENTS))
             instruments.load()
-            with self.fabric.entered():
-                index = socket.if_nametoindex(self.port(self.router))
-                attachment = attach_xdp(index, instruments.programs["xdp_pass"], mode="native")
-            undo.callback(_detach, self.fabric, attachment)
+            for host in self.routers:
+                with self.fabric.entered():
+                    index = socket.if_nametoindex(self.port(host))
+                    attachment = attach_xdp(index, instruments.programs["xdp_pass"], mode="native")
+                undo.callback(_detach, self.fabric, attachment)
             yield
 
     def servers(self, cluster: str) -> list[Host]:
@@ -233,7 +261,7 @@ def build(scenario: Scenario, run: Run, logs: Path, cell: int = 0) -> Iterator[N
     logs.mkdir(exist_ok=True)
     hosts = _hosts(scenario, config, prefix, logs)
     clusters = {cluster.name: [backend.name for backend in cluster.backends] for cluster in config.clusters}
-    fabric = Host(FABRIC, prefix + FABRIC, IPv4Address(0), logs)
+    fabric = Host(FABRIC, FABRIC, prefix + FABRIC, IPv4Address(0), logs)
     with ExitStack() as undo:
         for host in (fabric, *hosts):
             undo.callback(remove_with_inhabitants, host.namespace)
@@ -242,13 +270,14 @@ def build(scenario: Scenario, run: Run, logs: Path, cell: int = 0) -> Iterator[N
             undo.callback(host.stop_all)
             host.sysctl("net.ipv6.conf.all.disable_ipv6", "1")
         try:
-            _connect(fabric, hosts, scenario.topology.link.mtu)
+            cables = _connect(fabric, hosts, scenario.topology)
             for host in hosts:
                 _configure(host, hosts, config)
         except NetlinkError as error:
             advice = "`python -m lab doctor` shows what this kernel lacks."
             raise LabError(f"building the network of {scenario.name}", str(error), advice) from error
-        yield Network(run, fabric, hosts, clusters)
+        faults = undo.enter_context(conditioned(fabric, hosts, cables))
+        yield Network(run, fabric, hosts, clusters, faults, any(cable.link.conditions for cable in cables))
 
 
 @contextmanager
@@ -263,21 +292,26 @@ def spare_namespace(run: Run, name: str) -> Iterator[str]:
         remove_with_inhabitants(namespace)
 
 
+def planned_hosts(scenario: Scenario) -> list[Host]:
+    """The hosts that a scenario's network would have; none of them exists."""
+    return _hosts(scenario, scenario.routing.config, "", Path())
+
+
 def _hosts(scenario: Scenario, config: Config, prefix: str, logs: Path) -> list[Host]:
-    cpus = scenario.topology.cpus
+    counts, cpus = scenario.topology.hosts, scenario.topology.cpus
 
-    def host(name: str, address: IPv4Address, cpus: Sequence[int]) -> Host:
-        return Host(name, prefix + name, address, logs, tuple(cpus))
+    def host(name: str, role: str, address: IPv4Address, cpus: Sequence[int]) -> Host:
+        return Host(name, role, prefix + name, address, logs, tuple(cpus))
 
-    return [
-        host("client", CLIENT_ADDRESS, cpus.client),
-        host("router", ROUTER_ADDRESS, cpus.router),
-        *(
-            host(backend.name, backend.address, cpus.servers)
-            for cluster in config.clusters
-            for backend in cluster.backends
-        ),
-    ]
+    found = []
+    for role, first, where in (("client", CLIENT_ADDRESS, cpus.client), ("router", ROUTER_ADDRESS, cpus.router)):
+        for number in range(counts[role]):
+            name = role if counts[role] == 1 else f"{role}-{number + 1}"
+            address = OTHERS[role].network_address + number + 1 if number else first
+            found.append(host(name, role, address, where))
+    for cluster in config.clusters:
+        found += [host(one.name, cluster.name, one.address, cpus.servers) for one in cluster.backends]
+    return found
 
 
 def _port(host: Host) -> str:
@@ -285,23 +319,35 @@ def _port(host: Host) -> str:
     return host.name if len(host.name) <= MAX_INTERFACE_NAME else f"p{host.address}"
 
 
-def _connect(fabric: Host, hosts: Sequence[Host], mtu: int) -> None:
-    """A switch, and a cable from it to every host."""
+def _connect(fabric: Host, hosts: Sequence[Host], topology: Topology) -> list[Cable]:
+    """A switch, and a cable from it to every host; in two halves where frames are to be held on the way."""
+    cables = []
     with fabric.entered(), IPRoute() as netlink:
         for name in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
             name.write_text("0")  # where br_netfilter is loaded: a switch is no firewall
-        netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, mtu=mtu)
+        netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, mtu=topology.link.mtu)
         switch = _index(netlink, BRIDGE)
         netlink.link("set", index=switch, state="up")
-        for host in hosts:
-            port = _port(host)
-            peer: dict[str, Any] = {"ifname": host.interface, "net_ns_fd": host.namespace, "mtu": mtu}
-            netlink.link("add", ifname=port, kind="veth", mtu=mtu, peer=peer)
-            netlink.link("set", index=_index(netlink, port), master=switch, state="up")
+        for number, host in enumerate(hosts):
+            link, port = topology.link_of(host.role), _port(host)
+            _pair(netlink, port, {"ifname": host.interface, "net_ns_fd": host.namespace}, link.mtu)
+            joint = f"joint{number}" if link.delay else None
+            if joint is not None:
+                _pair(netlink, joint, {"ifname": f"{joint}-l"}, link.mtu)
+                netlink.link("set", index=_index(netlink, f"{joint}-l"), state="up")
+            netlink.link("set", index=_index(netlink, joint or port), master=switch)
+            cables.append(Cable(host, link, port, joint))
+    return cables
+
+
+def _pair(netlink: IPRoute, name: str, peer: Mapping[str, Any], mtu: int) -> None:
+    netlink.link("add", ifname=name, kind="veth", mtu=mtu, peer={**peer, "mtu": mtu})
+    netlink.link("set", index=_index(netlink, name), state="up")
 
 
 def _configure(host: Host, hosts: Sequence[Host], config: Config) -> None:
     """Addresses, routes and neighbours of one host."""
+    routers = [str(one.address) for one in hosts if one.role == "router"]
     with host.entered(), IPRoute() as netlink:
         netlink.link("set", index=_index(netlink, "lo"), state="up")
         index = _index(netlink, host.interface)
@@ -310,16 +356,16 @@ def _configure(host: Host, hosts: Sequence[Host], config: Config) -> None:
         for other in hosts:
             if other is not host:
                 netlink.neigh("add", dst=str(other.address), lladdr=other.mac, ifindex=index, state="permanent")
-        for destination in _routes(host, config):
-            netlink.route("add", dst=str(destination), gateway=str(ROUTER_ADDRESS), oif=index)
-
-
-def _routes(host: Host, config: Config) -> list[IPv4Network]:
-    """What a host reaches over the router."""
-    if host.name == "router":
-        return []
-    vips = {IPv4Network(vip.address) for vip in config.vips} if host.name == "client" else set()
-    return [*sorted(vips), config.encapsulation.source]
+        if host.role == "router":
+            return
+        netlink.route("add", dst=str(config.encapsulation.source), gateway=routers[0], oif=index)
+        for vip in sorted({vip.address for vip in config.vips}) if host.role == "client" else ():
+            ways: dict[str, Any] = {"gateway": routers[0], "oif": index}
+            if len(routers) > 1:
+                ways = {"multipath": [{"gateway": router, "oif": index} for router in routers]}
+            netlink.route("add", dst=f"{vip}/32", **ways)
+    if host.role == "client":
+        host.sysctl("net.ipv4.fib_multipath_hash_policy", "1")  # a connection stays on its way
 
 
 def _index(netlink: IPRoute, name: str) -> int:

@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 
 SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+BITRATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 _QUANTITY = re.compile(r"\s*(-?[0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
@@ -77,6 +78,21 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(ns|us|ms|s|m|h)$", "examples": ["300ms"]}),
 ]
 """Seconds, written as ``300ms`` or ``5m``."""
+
+
+def _parse_bitrate(value: object) -> float:
+    number, unit = _split(value)
+    if unit not in BITRATES or number <= 0:
+        raise ValueError(f"{value!r} is not a rate (allowed: a number with {_one_of(BITRATES)})")
+    return number * BITRATES[unit]
+
+
+Bitrate = Annotated[
+    float,
+    BeforeValidator(_parse_bitrate),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(kbit|mbit|gbit)$", "examples": ["1gbit"]}),
+]
+"""Bits a second, written as ``100mbit``."""
 
 Share = Annotated[
     float, BeforeValidator(_parse_share), WithJsonSchema({"type": ["string", "number"], "examples": ["1%"]})

@@ -47,14 +47,15 @@ class RunningProxy:
 
 
 def start(network: Network, scenario: Scenario, stack: ExitStack, name: str, argv: Sequence[str]) -> RunningProxy:
-    """Give the router's host the VIPs' addresses, start a proxy there and wait until it listens on all of them."""
-    config, router = scenario.routing.config, network.router
-    for sysctl, value in ROUTER_SYSCTLS.items():
-        stack.callback(router.sysctl, sysctl, router.sysctl(sysctl, value))
-    for address in sorted({vip.address for vip in config.vips}):
-        _add_address(router, address, stack)
-    started = router.start(argv, name=name, ready=lambda: all(_accepts(vip) for vip in config.vips))
-    stack.callback(started.stop)
+    """Give every router's host the VIPs' addresses, start a proxy there and wait until it listens on all of them."""
+    config = scenario.routing.config
+    for router in network.routers:
+        for sysctl, value in ROUTER_SYSCTLS.items():
+            stack.callback(router.sysctl, sysctl, router.sysctl(sysctl, value))
+        for address in sorted({vip.address for vip in config.vips}):
+            _add_address(router, address, stack)
+        started = router.start(argv, name=name, ready=lambda: all(_accepts(vip) for vip in config.vips))
+        stack.callback(started.stop)
     return RunningProxy(config)
 
 

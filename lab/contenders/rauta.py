@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -50,10 +50,12 @@ class Rauta:
             agents[backend] = stack.enter_context(Agent.load(config, keys, backend=backend))
             with network.hosts[backend].entered():
                 agents[backend].attach(network.hosts[backend].interface)
-        router = stack.enter_context(Router.load(config, keys))
-        with network.router.entered():
-            router.attach(network.router.interface, mode="native")
-        return RunningRauta(config, router, agents)
+        routers = []
+        for host in network.routers:
+            routers.append(stack.enter_context(Router.load(config, keys)))
+            with host.entered():
+                routers[-1].attach(host.interface, mode="native")
+        return RunningRauta(config, routers, agents)
 
     def load(self, config: Config, stack: ExitStack) -> RautaProgram:
         """A router that no packet from outside can reach; its next hops are nobody's."""
@@ -88,10 +90,10 @@ class RautaProgram:
 
 @dataclass(frozen=True)
 class RunningRauta:
-    """A router and its agents, by backend."""
+    """The routers and their agents, by backend."""
 
     config: Config
-    router: Router
+    routers: Sequence[Router]
     agents: Mapping[str, Agent] = field(repr=False)
 
     def target(self, cluster: str) -> tuple[IPv4Address, int]:
@@ -104,6 +106,11 @@ class RunningRauta:
         return next(vip for vip in self.config.vips if any(route.cluster == cluster for route in vip.routes))
 
     @property
+    def router(self) -> Router:
+        """The first, if there are several."""
+        return self.routers[0]
+
+    @property
     def cookie_keys(self) -> CookieKeys:
         """It answers handshakes with these."""
         return self.router.keys.cookies
@@ -114,10 +121,10 @@ class RunningRauta:
         return self.router.keys.flow_key
 
     def counters(self) -> Mapping[str, int]:
-        """``requests_routed``, the router's verdicts by name, and the agents' verdicts, each summed over them."""
-        counters = {"requests_routed": self.router.requests_routed, **self.router.counters()}
-        for agent in self.agents.values():
-            for verdict, number in agent.counters().items():
+        """``requests_routed``, the routers' verdicts and the agents' by name, each summed over them."""
+        counters: dict[str, int] = {"requests_routed": sum(router.requests_routed for router in self.routers)}
+        for part in (*self.routers, *self.agents.values()):
+            for verdict, number in part.counters().items():
                 counters[verdict] = counters.get(verdict, 0) + number
         return counters
 

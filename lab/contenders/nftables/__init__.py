@@ -39,12 +39,13 @@ class Nftables:
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningNftables:
         """Load the rules; they are deleted at the end."""
-        router, config = network.router, scenario.routing.config
-        interface_redirects = {f"net.ipv4.conf.{router.interface}.send_redirects": "0"}
-        for name, value in {**SYSCTLS, **interface_redirects}.items():
-            stack.callback(router.sysctl, name, router.sysctl(name, value))
-        stack.callback(_delete, router)
-        router.run(["nft", "-f", "-"], input=rules(config), timeout=SECONDS)
+        config = scenario.routing.config
+        for router in network.routers:
+            interface_redirects = {f"net.ipv4.conf.{router.interface}.send_redirects": "0"}
+            for name, value in {**SYSCTLS, **interface_redirects}.items():
+                stack.callback(router.sysctl, name, router.sysctl(name, value))
+            stack.callback(_delete, router)
+            router.run(["nft", "-f", "-"], input=rules(config), timeout=SECONDS)
         return RunningNftables(config)
 
 
