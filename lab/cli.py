@@ -15,8 +15,8 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
+from lab import commands, environment, results, scenario, state
 from lab import doctor as the_doctor
-from lab import environment, results, scenario, state
 from lab import noise as the_noise
 from lab import plan as the_plan
 from lab import run as the_run
@@ -72,7 +72,7 @@ def command(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
             traceback.print_exc()
             raise typer.Exit(Exit.USAGE) from error
 
-    return app.command(function.__name__.rstrip("_"))(guarded)
+    return app.command(function.__name__.rstrip("_").replace("_", "-"))(guarded)
 
 
 # ---- before -------------------------------------------------------------------------------------------
@@ -269,3 +269,7 @@ def list_() -> None:
 def show(name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a part of it, or `last`.")]) -> None:
     """A run's checks and verdicts again."""
     Display().result(results.load(name))
+
+
+for one in commands.COMMANDS:
+    command(one)

@@ -1,22 +1,28 @@
 """The refusal rule: figures are compared only if what they depend on besides the code was the same.
 
 Numbers of two runs may be put side by side if kernel, CPU, hypervisor, BPF settings, mitigations, offloads and the
-measuring tools were the same; the revision may differ, since that is usually the question. Within them, two metrics are
-the same only if their *identity* is: measure, quantity, unit, direction, layer, instrument, contender and parameters.
+measuring tools were the same; the revision may differ, since that is usually the question. Within them, two metrics of
+one name are the same only if their *identity* is: quantity, unit, direction, layer, instrument and its version, the
+measure's settings but its duration, contender and its settings, parameters, and the network and servers around them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.errors import NotComparable
 
+if TYPE_CHECKING:
+    from lab.results import Described
+
 DECISIVE = ("kernel.release", "kernel.machine", "cpu", "bpf", "mitigations", "tools", "sysctls", "python")
 """fields of the environment, dotted; of a mapping every field in it"""
-IDENTITY = ("measure", "quantity", "unit", "better", "layer", "instrument", "contender", "cell")
-"""fields of an entry of ``metrics`` in run.json that make it the same metric"""
+SURROUNDINGS = ("topology", "servers", "routing", "background")
+"""fields of a scenario that all its metrics depend on"""
+REPEATED = ("duration",)
+"""fields of a measure that say how long it is taken; what is measured is the same"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Difference:
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
     """Which decisive fields of two environments differ, in the order of DECISIVE."""
-    return [found for field in DECISIVE for found in _differing(field, _at(first, field), _at(second, field))]
+    return [found for field in DECISIVE for found in differing(field, _at(first, field), _at(second, field))]
 
 
 def refuse(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
@@ -53,9 +59,24 @@ def refuse(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
         raise NotComparable(tried, "; ".join(map(str, found)), advice)
 
 
-def identity(metric: Mapping[str, Any]) -> tuple[object, ...]:
-    """What makes an entry of ``metrics`` the same metric in two runs."""
-    return tuple(str(metric[field]) for field in IDENTITY)
+def identity(cell: Mapping[str, Any], measure: str, contender: str, described: Described) -> dict[str, Any]:
+    """What makes the figures of a measure of a contender the same metric in two runs, ready for ``differing``.
+
+    Args:
+        cell: all fields of the scenario in that cell of its matrix.
+        measure: its name there.
+        contender: or reference.
+        described: the measure, as results describe it.
+    """
+    settings = {name: value for name, value in cell["measure"][measure].items() if name not in REPEATED}
+    return {
+        "layer": described.layer,
+        "instrument": described.instrument,
+        "measure": settings,
+        "contender": cell.get("settings", {}).get(contender.partition("#")[0], {}),
+        **{field: cell.get(field) for field in SURROUNDINGS},
+        "params": cell.get("params", {}),
+    }
 
 
 def _at(environment: Mapping[str, Any], field: str) -> Any:
@@ -65,9 +86,10 @@ def _at(environment: Mapping[str, Any], field: str) -> Any:
     return node
 
 
-def _differing(field: str, first: object, second: object) -> Iterator[Difference]:
+def differing(field: str, first: object, second: object) -> Iterator[Difference]:
+    """Where two values differ, those of mappings field by field. ``field``: what the whole is called."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         for name in sorted({*first, *second}):
-            yield from _differing(f"{field}.{name}", first.get(name), second.get(name))
+            yield from differing(f"{field}.{name}".lstrip("."), first.get(name), second.get(name))
     elif first != second:
         yield Difference(field, first, second)

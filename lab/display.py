@@ -162,8 +162,8 @@ def _metrics(run: Mapping[str, Any]) -> Table:
 
 def _with_interval(value: float, low: float | None, high: float | None) -> str:
     if low is None or high is None:
-        return _rounded(value)
-    return f"{_rounded(value)} [{_rounded(low)}, {_rounded(high)}]"
+        return rounded(value)
+    return f"{rounded(value)} [{rounded(low)}, {rounded(high)}]"
 
 
 def _floors(run: Mapping[str, Any]) -> Table:
@@ -206,7 +206,7 @@ def _figures(verdict: Mapping[str, Any]) -> str:
     """What was compared, in the measure's unit: "67,912 and 88,920 requests/s"."""
     if verdict["own"] is None:
         return ""
-    return f"{_rounded(verdict['own'])} and {_rounded(verdict['baseline'])} {verdict['figures_unit']}"
+    return f"{rounded(verdict['own'])} and {rounded(verdict['baseline'])} {verdict['figures_unit']}"
 
 
 def bounds(verdict: Mapping[str, Any]) -> str:
@@ -226,8 +226,9 @@ def figure(value: float | None, unit: str) -> str:
         return ""
     if not unit:
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    return f"{_rounded(value)} {unit}" if unit in SECONDS else _rounded(value)
+    return f"{rounded(value)} {unit}" if unit in SECONDS else rounded(value)
 
 
-def _rounded(value: float) -> str:
+def rounded(value: float) -> str:
+    """A number with three digits, or all that stand before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -18,15 +18,17 @@
     verdicts      one for each target and cell, see lab.verdict.Verdict
     floors        see lab.noise
 
-``samples.parquet`` has a row for each number of each sample; COLUMNS says what is in it. ``series.parquet`` is the time
-series, see lab.monitor.SERIES.
+``samples.parquet`` has a row for each number of each sample; lab.columns says what is in it. ``series.parquet`` is the
+time series, see lab.monitor.SERIES.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lab.columns import COLUMNS
 from lab.environment import REPOSITORY
 from lab.errors import UsageError
 from lab.histogram import Histogram
@@ -45,6 +48,8 @@ from lab.verdict import Exit, Validity, Verdict
 
 FORMAT = 2
 FOLDER = REPOSITORY / "results"
+REFERENCE_FILES = ("run.json", "samples.parquet", "series.parquet")
+"""what is committed of a reference run"""
 OUTCOMES = {
     Exit.PASSED: "passed",
     Exit.FAILED: "failed",
@@ -52,32 +57,8 @@ OUTCOMES = {
     Exit.NOT_VALID: "not valid",
     Exit.INTERRUPTED: "interrupted",
 }
-COLUMNS: Mapping[str, tuple[Any, str]] = {
-    "run": (pa.string(), "the run's id"),
-    "scenario": (pa.string(), "its scenario"),
-    "started": (pa.float64(), "when the sample began, seconds since the epoch"),
-    "cell": (pa.string(), "values of the parameters that vary, JSON"),
-    "round": (pa.int64(), "from 1"),
-    "position": (pa.int64(), "place of the contender in the round's order, from 0"),
-    "contender": (pa.string(), "or reference"),
-    "measure": (pa.string(), "its name in the scenario"),
-    "layer": (pa.string(), "bpf, veth or http"),
-    "quantity": (pa.string(), "which number of the sample; empty for the measure's own"),
-    "unit": (pa.string(), "of `value`"),
-    "better": (pa.string(), "higher, lower or neither"),
-    "instrument": (pa.string(), "what measured, with its version"),
-    "scale": (pa.int64(), "1, or 2 for samples with twice the work, which only test the instrument"),
-    "value": (pa.float64(), "the number"),
-    "valid": (pa.bool_(), "whether it is what was asked for"),
-    "reason": (pa.string(), "why it is not"),
-    "flags": (pa.string(), "what disturbed it in spite of retries; empty: nothing"),
-    "requests": (pa.int64(), "made while watched, warm-up included; null if it made none"),
-    "generator": (pa.float64(), "how busy the generator was, 0 to 1; null if unknown"),
-    "histogram": (pa.string(), "all latencies (HdrHistogram V2, base64, ns), beside the measure's own quantity"),
-    "details": (pa.string(), "whatever else the instrument said, JSON"),
-}
-"""columns of samples.parquet: type and meaning"""
-SCHEMA = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
+SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, (kind, _) in COLUMNS.items()])
+"""of samples.parquet"""
 
 
 @dataclass(frozen=True)
@@ -187,7 +168,7 @@ class Record:
         Returns:
             the content of run.json.
         """
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "id": self.id,
             "kind": self.kind,
@@ -210,6 +191,7 @@ class Record:
             "verdicts": [dataclasses.asdict(verdict) for verdict in self.verdicts],
             "floors": self.floors,
         }
+        content = finite(content)
         _replace(self.folder / "samples.parquet", self.table())
         draft = self.folder / "run.json.new"
         draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -233,7 +215,7 @@ class Record:
                 "run": self.id,
                 "scenario": self.scenario["name"],
                 "started": taken.started,
-                "cell": json.dumps(dict(self.cells[taken.cell]), sort_keys=True),
+                "cell": cell_text(self.cells[taken.cell]),
                 "round": taken.round,
                 "position": taken.position,
                 "contender": taken.contender,
@@ -251,7 +233,7 @@ class Record:
                 "requests": sample.requests,
                 "generator": sample.generator,
                 "histogram": sample.histogram.encode() if sample.histogram and not name else None,
-                "details": json.dumps(dict(sample.details)),
+                "details": json.dumps(finite(sample.details), allow_nan=False),
             }
 
     def restore(self) -> None:
@@ -269,11 +251,18 @@ class Record:
         self.started = datetime.fromisoformat(before["started"])
         self.capacities = {int(cell): found for cell, found in before["capacities"].items()}
         rows = pq.read_table(self.folder / "samples.parquet").to_pylist()
-        self.taken = list(_restored(rows, self.cells, self.rounds_done))
+        self.taken = list(restored(rows, self.cells, self.rounds_done))
 
 
-def _restored(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], rounds: int) -> Iterator[Taken]:
-    numbers = {json.dumps(dict(cell), sort_keys=True): number for number, cell in enumerate(cells)}
+def restored(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]], rounds: int) -> Iterator[Taken]:
+    """The samples that rows of samples.parquet tell of.
+
+    Args:
+        rows: in the file's order.
+        cells: of the run, in their order.
+        rounds: how many were finished; samples of a later one are left out.
+    """
+    numbers = {cell_text(cell): number for number, cell in enumerate(cells)}
     for index, row in enumerate(rows):
         if row["quantity"] or row["round"] > rounds:
             continue
@@ -305,6 +294,20 @@ def _restored(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, An
         )
 
 
+def cell_text(cell: Mapping[str, Any]) -> str:
+    """A cell as samples.parquet names it."""
+    return json.dumps(dict(cell), sort_keys=True)
+
+
+def finite(node: Any) -> Any:
+    """The same for JSON, which has no numbers that are none: None in place of nan and infinity, lists for tuples."""
+    if isinstance(node, Mapping):
+        return {key: finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
+
+
 def _replace(path: Path, table: pa.Table) -> None:
     draft = path.with_name(path.name + ".new")
     pq.write_table(table, draft)
@@ -320,9 +323,9 @@ def new_id(scenario: str, run: str) -> str:
 
 
 def folders() -> list[Path]:
-    """Every run that has been kept, the reference runs among them, oldest first."""
-    found = [path.parent for pattern in ("*/run.json", "reference/*/run.json") for path in FOLDER.glob(pattern)]
-    return sorted(found, key=lambda path: path.name)
+    """Every run that has been kept, the reference runs among them, each once, oldest first."""
+    found = [path.parent for pattern in ("reference/*/run.json", "*/run.json") for path in FOLDER.glob(pattern)]
+    return sorted({path.name: path for path in found}.values(), key=lambda path: path.name)
 
 
 def all_runs() -> Iterator[dict[str, Any]]:
@@ -330,7 +333,7 @@ def all_runs() -> Iterator[dict[str, Any]]:
     for folder in folders():
         try:
             yield read(folder)
-        except (OSError, ValueError, UsageError):
+        except UsageError:
             continue
 
 
@@ -338,13 +341,17 @@ def read(folder: Path) -> dict[str, Any]:
     """The content of one run's run.json.
 
     Raises:
-        UsageError: it is of a format that this version does not read.
+        UsageError: it cannot be read, or is of a format that this version does not read.
     """
-    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    if content.get("format") != FORMAT:
-        problem = f"it has the format {content.get('format')}"
-        raise UsageError(f"reading {folder / 'run.json'}", problem, f"This version reads format {FORMAT}.")
-    return content
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"reading {path}", str(error), "`python -m lab list` shows what can be read.") from None
+    found = content.get("format") if isinstance(content, dict) else "of something else"
+    if found != FORMAT:
+        raise UsageError(f"reading {path}", f"it has the format {found}", f"This version reads format {FORMAT}.")
+    return dict(content)
 
 
 def find(name: str) -> Path:
@@ -363,6 +370,20 @@ def find(name: str) -> Path:
         what = f"there are {len(found)}: {some} ..." if found else "there is none"
         raise UsageError(f"looking for the run {name!r}", what, "`python -m lab list` shows all.")
     return found[0]
+
+
+def keep(folder: Path) -> Path:
+    """Copy a run to the reference runs, which are committed, without its logs and captures.
+
+    Returns:
+        where it is now.
+    """
+    target = FOLDER / "reference" / folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in REFERENCE_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+    return target
 
 
 def load(name: str) -> dict[str, Any]:

@@ -104,11 +104,20 @@ def difference(
 
 
 def unpaired_ratio(own: Sequence[float], other: Sequence[float], *, confidence: float) -> Estimate:
-    """The ratio of two medians that were not measured in the same rounds: of two runs."""
+    """The ratio of two medians that were not measured in the same rounds: of two runs. ``other``: no zeros."""
+    return _unpaired(own, other, np.divide, confidence)
+
+
+def unpaired_difference(own: Sequence[float], other: Sequence[float], *, confidence: float) -> Estimate:
+    """The difference of two medians that were not measured in the same rounds."""
+    return _unpaired(own, other, np.subtract, confidence)
+
+
+def _unpaired(own: Sequence[float], other: Sequence[float], compare: np.ufunc, confidence: float) -> Estimate:
     first, second = np.asarray(own, dtype=float), np.asarray(other, dtype=float)
-    draws = _median(first[_draws(len(first))]) / _median(second[_draws(len(second), seed=_SEED + 1)])
-    fewer = min(len(first), len(second))
-    return _estimate(float(_median(first) / _median(second)), draws, fewer, confidence)
+    drawn, drawn_other = first[_draws(len(first))], second[_draws(len(second), seed=_SEED + 1)]
+    value = float(compare(_median(first), _median(second)))
+    return _estimate(value, compare(_median(drawn), _median(drawn_other)), min(len(first), len(second)), confidence)
 
 
 def quantile(rounds: Sequence[Histogram], share: float, *, confidence: float) -> Estimate:
