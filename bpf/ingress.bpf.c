@@ -3,6 +3,9 @@
  * The router: XDP on the interface that clients' packets come in on. Every function returns the verdict on
  * the packet, or UNDECIDED when the next one has to look. docs/architecture.md follows a connection through
  * them.
+ *
+ * An entry of the flow table is written last, once the packet is sure to leave: what a dropped packet says
+ * must not count, or the bytes that follow it would pass as the body of a request that nobody got.
  */
 #include "balance.h"
 #include "encap.h"
@@ -35,20 +38,22 @@ static __always_inline enum verdict answer_request(struct xdp_md *ctx, const str
 						   enum verdict verdict)
 {
 	__u32 ack = data_end(segment);
+	struct flow *flow;
 
+	if (say(ctx, segment, cookie, ack, verdict) != verdict)
+		return DROP_NO_ROOM;
 	if (entry->flow) {
 		CHANGE_FLOW(entry, segment, set_answered(flow, segment, ack, verdict));
-	} else {
-		struct flow *flow = new_flow(segment);
-
-		if (!flow)
-			return DROP_NO_ROOM;
-		flow->backend = NO_BACKEND;
-		flow->request_ack = segment->ack;
-		set_answered(flow, segment, ack, verdict);
-		put_flow(entry->set, segment, flow);
+		return verdict;
 	}
-	return say(ctx, segment, cookie, ack, verdict);
+	flow = new_flow(segment);
+	if (!flow)
+		return DROP_NO_ROOM;
+	flow->backend = NO_BACKEND;
+	flow->request_ack = segment->ack;
+	set_answered(flow, segment, ack, verdict);
+	put_flow(entry->set, segment, flow);
+	return verdict;
 }
 
 /* A request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
@@ -105,8 +110,10 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, scratch->request.head_length, scratch->request.content_length);
-	put_flow(entry->set, segment, flow);
-	return encapsulate(ctx, segment, backend, OUTER_ID_OPENS, ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, OUTER_ID_OPENS, ROUTED_FIRST);
+	if (verdict == ROUTED_FIRST)
+		put_flow(entry->set, segment, flow);
+	return verdict;
 }
 
 /* A later request on an open flow. It stays with the flow's backend if its route names the same cluster;
@@ -125,8 +132,10 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const stru
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
 		return refuse(ctx, segment, entry, entry->flow->cookie, verdict);
-	note_request(entry, segment, &scratch->request);
-	return encapsulate(ctx, segment, entry->flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
+	verdict = encapsulate(ctx, segment, entry->flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
+	if (verdict == ROUTED_NEXT)
+		note_request(entry, segment, &scratch->request);
+	return verdict;
 }
 
 static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32 length)
@@ -180,6 +189,16 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, const struct seg
 	return encapsulate(ctx, segment, flow->backend, opens ? OUTER_ID_OPENS : OUTER_ID_LATER, verdict);
 }
 
+static __always_inline enum verdict forward_close(struct xdp_md *ctx, const struct segment *segment,
+						  const struct entry *entry)
+{
+	enum verdict verdict = forward(ctx, segment, entry->flow, FORWARDED_CLOSE);
+
+	if (verdict == FORWARDED_CLOSE)
+		note_closing(entry, segment);
+	return verdict;
+}
+
 /* A segment without data on a connection that has an entry. */
 static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment,
 						 const struct entry *entry)
@@ -202,8 +221,7 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 	}
 	if (!(segment->flags & (TCP_FIN | TCP_RST)))
 		return forward(ctx, segment, flow, FORWARDED);
-	note_closing(entry, segment);
-	return forward(ctx, segment, flow, FORWARDED_CLOSE);
+	return forward_close(ctx, segment, entry);
 }
 
 /*
@@ -224,12 +242,13 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 
 	if (segment->seq == entry->flow->request_seq)
 		return say(ctx, segment, entry->flow->cookie, ack, entry->flow->answer);
-	if (seq_before(ack, data_end(segment))) {
+	if (seq_before(ack, data_end(segment)))
 		ack = data_end(segment);
-		CHANGE_FLOW(entry, segment, flow->next_request_seq = ack);
-	}
 	reply.ack = ack;
-	return send_answer(ctx, segment, &reply, TX_DISCARDED);
+	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
+		return DROP_NO_ROOM;
+	CHANGE_FLOW(entry, segment, flow->next_request_seq = ack);
+	return TX_DISCARDED;
 }
 
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
@@ -248,10 +267,8 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struc
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
 		return send_reset(ctx, segment, TX_RESET_PIPELINED);
-	if (segment->flags & TCP_FIN) {
-		note_closing(entry, segment);
-		return forward(ctx, segment, flow, FORWARDED_CLOSE);
-	}
+	if (segment->flags & TCP_FIN)
+		return forward_close(ctx, segment, entry);
 	return forward(ctx, segment, flow, segment->seq == flow->request_seq ? FORWARDED_AGAIN : FORWARDED);
 }
 
