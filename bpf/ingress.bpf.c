@@ -183,7 +183,7 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struc
 static __always_inline enum verdict forward(struct xdp_md *ctx, const struct segment *segment,
 					    const struct flow *flow, enum verdict verdict)
 {
-	int opens = flow->first && segment->length && segment->seq == flow->request_seq &&
+	int opens = flow->first && segment->length && is_flows_own(flow, segment) &&
 		    !(segment->flags & TCP_RST);
 
 	return encapsulate(ctx, segment, flow->backend, opens ? OUTER_ID_OPENS : OUTER_ID_LATER, verdict);
