@@ -218,6 +218,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__be32 vip;
 	__be16 vip_port;
 	__u16 state;		/* enum mapping_state */
+	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
 };
 

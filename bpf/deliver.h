@@ -93,6 +93,7 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 		return deliver_later(skb, tuple);
 	mapping.vip = key.address;
 	mapping.vip_port = key.port;
+	mapping.isn = arrival.seq - 1;
 	mapping.cookie = arrival.ack - 1;
 	return open_connection(skb, tuple, &mapping, arrival.header_length);
 }
@@ -101,15 +102,17 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
 {
 	const struct mapping *known;
-	struct mapping mapping;
+	struct mapping mapping = {};
 	struct arrival arrival;
 
 	if (!read_arrival(skb, &arrival))
 		return AGENT_DROP_MALFORMED;
 	if (skb->mark & MARK_LATER)
 		return deliver_later(skb, &arrival.tuple);
+	mapping.isn = arrival.seq - 1;
+	mapping.cookie = arrival.ack - 1;
 	known = bpf_map_lookup_elem(&mappings, &arrival.tuple);
-	if (!known || known->cookie != arrival.ack - 1)
+	if (!known || !same_connection(known, &mapping))
 		return AGENT_DROP_UNOPENED;
 	mapping = *known;
 	return open_connection(skb, &arrival.tuple, &mapping, arrival.header_length);

@@ -229,10 +229,13 @@ class Agent(Bench):
         found: dict[str, Any] | None = self.object.maps["mappings"].lookup(four.key)
         return found
 
-    def put_mapping(self, four: oracle.Tuple, connection: Connection, state: int = oracle.MAPPING_OPEN) -> None:
-        """Has the agent know that a local tuple is a connection to a VIP."""
+    def put_mapping(
+        self, four: oracle.Tuple, connection: Connection, state: int = oracle.MAPPING_OPEN, **fields: int
+    ) -> None:
+        """Has the agent know that a local tuple is a connection to a VIP; `fields` are to differ from it."""
         vip, port = oracle.be32(connection.server), oracle.be16(connection.server_port)
-        value = {"vip": vip, "vip_port": port, "state": state, "cookie": connection.cookie}
+        value = {"vip": vip, "vip_port": port, "state": state}
+        value |= {"isn": connection.isn, "cookie": connection.cookie} | fields
         self.object.maps["mappings"].update(four.key, value)
 
     def passes(
@@ -244,9 +247,10 @@ class Agent(Bench):
         assert code in TC_PASSES
         assert output.hex(" ") == bytes(expected).hex(" ")
 
-    def drops(self, direction: str, frame: SupportsBytes, verdict: str) -> None:
+    def drops(self, direction: str, frame: SupportsBytes, verdict: str, mark: int = 0) -> None:
         """Nowhere. What became of the bytes does not matter."""
-        code, _ = self.run(f"rauta_agent_{direction}", frame, verdict)
+        ctx = skb_context(mark=mark) if mark else None
+        code, _ = self.run(f"rauta_agent_{direction}", frame, verdict, ctx)
         assert code == TC_ACT_SHOT
 
 

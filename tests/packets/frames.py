@@ -262,6 +262,17 @@ def delivered(segment: Segment, address: str = LOCAL, port: int = LOCAL_PORT) ->
     return ethernet(ROUTER_MAC, BACKEND_MAC, packet)
 
 
+def clearing(segment: Segment, seq: int) -> bytes:
+    """What becomes of a delivered segment that makes an old socket go: a bare reset with the number that this expects.
+
+    The total length says that nothing follows; what followed is left behind the packet, as padding.
+    """
+    frame = delivered(segment)
+    ip = {"src": segment.connection.client, "dst": LOCAL, "id": 0x4D5A, "flags": "DF", "ttl": 61}
+    tcp = {"sport": segment.connection.port, "dport": LOCAL_PORT, "seq": seq, "ack": 0, "flags": "R", "window": 0}
+    return frame[:ETHERNET_HEADER] + ip_packet(ip, tcp) + frame[HEADERS:]
+
+
 def carried(segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", **outer: Any) -> bytes:
     """An encapsulated segment as it reaches the backend's host; `outer` overrides fields of the outer IPv4 header."""
     header: dict[str, Any] = {

@@ -187,9 +187,10 @@ def test_a_first_request_that_nobody_listens_for_goes_to_the_kernel(agent: Agent
     agent.passes("ingress", carried(segment, opens=True), "AGENT_NO_LISTENER", delivered(segment))
     mapping = agent.mapping(LOCAL_TUPLE)
     assert mapping is not None
-    assert {name: mapping[name] for name in ("vip", "vip_port", "cookie")} == {
+    assert {name: mapping[name] for name in ("vip", "vip_port", "isn", "cookie")} == {
         "vip": oracle.be32(connection.server),
         "vip_port": oracle.be16(connection.server_port),
+        "isn": connection.isn,
         "cookie": connection.cookie,
     }
 
