@@ -162,7 +162,7 @@ struct tuple {			/* client -> server, as in the packets the client sends */
 enum flow_state {
 	FLOW_OPEN = 1,
 	FLOW_CLOSING = 2,	/* the client's FIN or RST was seen, exactly in sequence */
-	FLOW_ANSWERED = 3,	/* the router itself answered and closed (404 ...) */
+	FLOW_ANSWERED = 3,	/* the router itself answered the first request and closed (404 ...) */
 };
 
 struct flow {			/* only ever inserted after a valid cookie */
@@ -265,7 +265,8 @@ enum verdict {
 	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
 
-	/* Router: answered by XDP_TX */
+	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
+	 * request. A later one gets a reset, counted as the same reason. */
 	TX_SYN_ACK = VERDICT_TX,
 	TX_KEEPALIVE,			/* probe before the first request: acknowledged */
 	TX_CLOSE,			/* FIN before the first request, or after the router's own answer */

@@ -31,21 +31,16 @@ static __noinline enum verdict say(struct xdp_md *ctx, const struct segment *seg
 	return send_answer(ctx, segment, &reply, verdict);
 }
 
-/* The router answers the request itself and closes. What it said is remembered, so that the client's
- * retransmission gets the same. */
+/* The router answers a connection's first request itself and closes. What it said is remembered, so that
+ * the client's retransmission gets the same. */
 static __always_inline enum verdict answer_request(struct xdp_md *ctx, const struct segment *segment,
-						   const struct entry *entry, __u32 cookie,
-						   enum verdict verdict)
+						   const struct entry *entry, enum verdict verdict)
 {
 	__u32 ack = data_end(segment);
 	struct flow *flow;
 
-	if (say(ctx, segment, cookie, ack, verdict) != verdict)
+	if (say(ctx, segment, segment->ack - 1, ack, verdict) != verdict)
 		return DROP_NO_ROOM;
-	if (entry->flow) {
-		CHANGE_FLOW(entry, segment, set_answered(flow, segment, ack, verdict));
-		return verdict;
-	}
 	flow = new_flow(segment);
 	if (!flow)
 		return DROP_NO_ROOM;
@@ -56,13 +51,19 @@ static __always_inline enum verdict answer_request(struct xdp_md *ctx, const str
 	return verdict;
 }
 
-/* A request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
+static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct segment *segment,
+					     enum verdict verdict)
+{
+	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
+}
+
+/* A first request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
 static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment,
-				      const struct entry *entry, __u32 cookie, enum verdict verdict)
+				      const struct entry *entry, enum verdict verdict)
 {
 	if (answer_of(verdict) >= 0)
-		return answer_request(ctx, segment, entry, cookie, verdict);
-	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
+		return answer_request(ctx, segment, entry, verdict);
+	return drop_or_reset(ctx, segment, verdict);
 }
 
 /* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
@@ -93,7 +94,6 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 {
 	struct scratch *scratch = get_scratch();
 	struct flow *flow = new_flow(segment);
-	struct entry unknown = { .set = entry->set };
 	enum verdict verdict;
 	__u32 cluster;
 	__u16 backend;
@@ -102,10 +102,10 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 		return DROP_NO_ROOM;
 	verdict = route_request(ctx, segment, scratch, &cluster);
 	if (verdict != UNDECIDED)
-		return refuse(ctx, segment, &unknown, segment->ack - 1, verdict);
+		return refuse(ctx, segment, entry, verdict);
 	backend = choose_backend(cluster, segment->hash);
 	if (backend == NO_BACKEND)
-		return refuse(ctx, segment, &unknown, segment->ack - 1, TX_UNAVAILABLE);
+		return refuse(ctx, segment, entry, TX_UNAVAILABLE);
 	flow->cluster = cluster;
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
@@ -117,7 +117,8 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 }
 
 /* A later request on an open flow. It stays with the flow's backend if its route names the same cluster;
- * else the connection ends. */
+ * else the connection ends, and in any case with a reset: the answer to the request before it may still be
+ * under way, and the client would take what the router says for that. */
 static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment,
 						  const struct entry *entry)
 {
@@ -131,7 +132,7 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const stru
 	if (verdict == UNDECIDED && cluster != entry->flow->cluster)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
-		return refuse(ctx, segment, entry, entry->flow->cookie, verdict);
+		return drop_or_reset(ctx, segment, verdict);
 	verdict = encapsulate(ctx, segment, entry->flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
 	if (verdict == ROUTED_NEXT)
 		note_request(entry, segment, &scratch->request);
@@ -213,8 +214,6 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 			return verdict;
 	}
 	if (flow->state == FLOW_ANSWERED) {
-		if (segment->flags & TCP_RST && flow->backend != NO_BACKEND)
-			return forward(ctx, segment, flow, FORWARDED_CLOSE);
 		if (segment->flags & TCP_FIN && segment->seq == flow->next_request_seq)
 			return send_acknowledgement(ctx, segment, flow->cookie, TCP_ACK, TX_CLOSE);
 		return DROP_ANSWERED;
