@@ -37,11 +37,17 @@
 
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
- * It is a hint that saves the agent a cookie check on every other packet, never a permission: the cookie is
- * that.
+ *
+ *   15                        1    0
+ *  | cookie's bits 31..17      | opens |
+ *
+ * Hints, never a permission: the cookie is that. The first bit saves the agent a cookie check on every other
+ * packet; the others say which connection the router takes the packet to be of, so that a later packet which
+ * comes before its first request does not count as one of the tuple's last connection.
  */
-#define OUTER_ID_LATER	0
-#define OUTER_ID_OPENS	1	/* carries the first request of a connection (or its retransmission) */
+#define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
+#define OUTER_ID_CONNECTION 0xfffe
+#define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *

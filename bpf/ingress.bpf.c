@@ -110,7 +110,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, scratch->request.head_length, scratch->request.content_length);
-	verdict = encapsulate(ctx, segment, backend, OUTER_ID_OPENS, ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
 	if (verdict == ROUTED_FIRST)
 		put_flow(entry->set, segment, flow);
 	return verdict;
@@ -133,7 +133,8 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const stru
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
-	verdict = encapsulate(ctx, segment, entry->flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
+	verdict =
+		encapsulate(ctx, segment, entry->flow->backend, outer_id(entry->flow->cookie), ROUTED_NEXT);
 	if (verdict == ROUTED_NEXT)
 		note_request(entry, segment, &scratch->request);
 	return verdict;
@@ -187,7 +188,8 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, const struct seg
 	int opens = flow->first && segment->length && is_flows_own(flow, segment) &&
 		    !(segment->flags & TCP_RST);
 
-	return encapsulate(ctx, segment, flow->backend, opens ? OUTER_ID_OPENS : OUTER_ID_LATER, verdict);
+	return encapsulate(ctx, segment, flow->backend,
+			   outer_id(flow->cookie) | (opens ? OUTER_ID_OPENS : 0), verdict);
 }
 
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, const struct segment *segment,

@@ -102,3 +102,29 @@ def test_so_is_another_vips(agent: Agent) -> None:
     agent.put_mapping(LOCAL_TUPLE, other, state=MAPPING_OPEN)
     with established():
         agent.drops("ingress", carried(FIRST, opens=True), "AGENT_DROP_CONFLICT")
+
+
+# ---- later packets --------------------------------------------------------------------------------------
+
+LATER = ALICE.data(b"b" * 100, len(HEAD))
+
+
+def test_a_socket_gets_its_later_packets_also_if_the_map_has_forgotten_it(agent: Agent) -> None:
+    with established():
+        agent.passes("ingress", carried(LATER), "AGENT_DELIVERED", delivered(LATER))
+
+
+def test_where_only_a_listener_is_left_a_packet_of_the_old_connection_gets_its_reset(agent: Agent) -> None:
+    agent.put_mapping(LOCAL_TUPLE, ALICE)
+    with socket.create_server((LOCAL, LOCAL_PORT)):
+        agent.passes("ingress", carried(LATER), "AGENT_DELIVERED", delivered(LATER))
+
+
+def test_and_one_of_a_new_connection_none(agent: Agent) -> None:
+    """It has overtaken its first request, or that was lost: the kernel would reset what is healthy."""
+    agent.put_mapping(LOCAL_TUPLE, ALICE.reopened(ALICE.isn - 5_000_000))
+    with socket.create_server((LOCAL, LOCAL_PORT)):
+        agent.drops("ingress", carried(LATER), "AGENT_DROP_UNOPENED")
+    agent.object.maps["mappings"].clear()
+    with socket.create_server((LOCAL, LOCAL_PORT)):
+        agent.drops("ingress", carried(LATER), "AGENT_DROP_UNOPENED")

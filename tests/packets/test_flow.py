@@ -329,20 +329,20 @@ def test_the_new_connection_may_wait_or_end_before_its_first_request(router: Rou
 def test_acknowledgements_of_the_old_connection_still_are(router: Router) -> None:
     known(router, syn_seen=1, syn_isn=AGAIN.isn)
     router.forwards(ALICE.ack(AFTER_HEAD, acked=700), "FORWARDED", "web-1")
-    router.forwards(AGAIN.ack(ack=AGAIN.cookie), "FORWARDED", "web-1")
-    router.forwards(AGAIN.ack(at=1), "FORWARDED", "web-1")
+    router.forwards(AGAIN.ack(ack=AGAIN.cookie), "FORWARDED", "web-1", cookie=ALICE.cookie)
+    router.forwards(AGAIN.ack(at=1), "FORWARDED", "web-1", cookie=ALICE.cookie)
 
 
 def test_a_reset_of_the_new_connection_is_never_answered(router: Router) -> None:
     before = known(router, syn_seen=1, syn_isn=AGAIN.isn)
     for at in (-1, 0):
-        router.forwards(AGAIN.rst(at, "RA"), "FORWARDED_CLOSE", "web-1")
+        router.forwards(AGAIN.rst(at, "RA"), "FORWARDED_CLOSE", "web-1", cookie=ALICE.cookie)
     assert router.flow(ALICE) == before
 
 
 def test_without_a_syn_nothing_is_taken_for_a_handshake(router: Router) -> None:
     known(router)
-    router.forwards(AGAIN.ack(), "FORWARDED", "web-1")
+    router.forwards(AGAIN.ack(), "FORWARDED", "web-1", cookie=ALICE.cookie)
 
 
 def test_a_forged_syn_cannot_swallow_acknowledgements(router: Router) -> None:
@@ -395,7 +395,7 @@ def test_a_new_connection_may_have_the_old_ones_number(router: Router, state: in
 @pytest.mark.parametrize("payload", [b"G", b"x", HEAD[3:]])
 def test_data_that_is_no_request_does_not_open_it(router: Router, payload: bytes) -> None:
     known(router)
-    router.forwards(OTHER_OPTIONS.data(payload), "FORWARDED_AGAIN", "web-1", opens=False)
+    router.forwards(OTHER_OPTIONS.data(payload), "FORWARDED_AGAIN", "web-1", opens=False, cookie=ALICE.cookie)
 
 
 def test_a_new_connection_may_start_where_the_newest_request_did(router: Router) -> None:
