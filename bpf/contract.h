@@ -37,11 +37,17 @@
 
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
- * It is a hint that saves the agent a cookie check on every other packet, never a permission: the cookie is
- * that.
+ *
+ *   15                        1    0
+ *  | cookie's bits 31..17      | opens |
+ *
+ * Hints, never a permission: the cookie is that. The first bit saves the agent a cookie check on every other
+ * packet; the others say which connection the router takes the packet to be of, so that a later packet which
+ * comes before its first request does not count as one of the tuple's last connection.
  */
-#define OUTER_ID_LATER	0
-#define OUTER_ID_OPENS	1	/* carries the first request of a connection (or its retransmission) */
+#define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
+#define OUTER_ID_CONNECTION 0xfffe
+#define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *
@@ -162,7 +168,7 @@ struct tuple {			/* client -> server, as in the packets the client sends */
 enum flow_state {
 	FLOW_OPEN = 1,
 	FLOW_CLOSING = 2,	/* the client's FIN or RST was seen, exactly in sequence */
-	FLOW_ANSWERED = 3,	/* the router itself answered and closed (404 ...) */
+	FLOW_ANSWERED = 3,	/* the router itself answered the first request and closed (404 ...) */
 };
 
 struct flow {			/* only ever inserted after a valid cookie */
@@ -218,6 +224,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__be32 vip;
 	__be16 vip_port;
 	__u16 state;		/* enum mapping_state */
+	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
 };
 
@@ -264,7 +271,8 @@ enum verdict {
 	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
 
-	/* Router: answered by XDP_TX */
+	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
+	 * request. A later one gets a reset, counted as the same reason. */
 	TX_SYN_ACK = VERDICT_TX,
 	TX_KEEPALIVE,			/* probe before the first request: acknowledged */
 	TX_CLOSE,			/* FIN before the first request, or after the router's own answer */

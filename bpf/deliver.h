@@ -41,13 +41,13 @@ static __always_inline int read_arrival(struct __sk_buff *skb, struct arrival *a
 }
 
 /*
- * A later packet, translated. Where only the listener would get it, and the connection is not known to have
- * opened, it has overtaken the first request: the kernel would reset the connection, so it is dropped and
+ * A later packet, translated. Where only the listener would get it, and its connection is not known to have
+ * opened, it has come before the first request: the kernel would reset the connection, so it is dropped and
  * comes again. Where the connection did open and its socket is gone, the reset is right.
  */
-static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const struct tuple *local)
+static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const struct tuple *local,
+						  const struct mapping *mapping)
 {
-	const struct mapping *mapping = bpf_map_lookup_elem(&mappings, local);
 	struct bpf_sock *sk;
 	int live = 0;
 
@@ -63,10 +63,25 @@ static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const s
 	return live ? AGENT_DELIVERED : AGENT_DROP_UNOPENED;
 }
 
+/*
+ * The tuple's mapping may be what an older connection left, whose socket is gone, while the first request
+ * of the packet's own was lost. The router says in the outer identification which one it means.
+ */
+static __always_inline enum verdict deliver_if_meant(struct __sk_buff *skb, const struct tuple *local,
+						     __u16 id)
+{
+	const struct mapping *mapping = bpf_map_lookup_elem(&mappings, local);
+
+	if (mapping && outer_id(mapping->cookie) != (id & OUTER_ID_CONNECTION))
+		return AGENT_DROP_UNOPENED;
+	return deliver_later(skb, local, mapping);
+}
+
 /* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs.
  */
-static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_destination, int opens)
+static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_destination, __u16 id)
 {
+	int opens = id & OUTER_ID_OPENS;
 	struct vip_key key = {};
 	struct mapping mapping = {};
 	struct arrival arrival;
@@ -90,9 +105,10 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 	tuple->server = service->address;
 	tuple->server_port = service->port;
 	if (!opens)
-		return deliver_later(skb, tuple);
+		return deliver_if_meant(skb, tuple, id);
 	mapping.vip = key.address;
 	mapping.vip_port = key.port;
+	mapping.isn = arrival.seq - 1;
 	mapping.cookie = arrival.ack - 1;
 	return open_connection(skb, tuple, &mapping, arrival.header_length);
 }
@@ -101,15 +117,17 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
 {
 	const struct mapping *known;
-	struct mapping mapping;
+	struct mapping mapping = {};
 	struct arrival arrival;
 
 	if (!read_arrival(skb, &arrival))
 		return AGENT_DROP_MALFORMED;
-	if (skb->mark & MARK_LATER)
-		return deliver_later(skb, &arrival.tuple);
 	known = bpf_map_lookup_elem(&mappings, &arrival.tuple);
-	if (!known || known->cookie != arrival.ack - 1)
+	if (skb->mark & MARK_LATER)
+		return deliver_later(skb, &arrival.tuple, known);
+	mapping.isn = arrival.seq - 1;
+	mapping.cookie = arrival.ack - 1;
+	if (!known || !same_connection(known, &mapping))
 		return AGENT_DROP_UNOPENED;
 	mapping = *known;
 	return open_connection(skb, &arrival.tuple, &mapping, arrival.header_length);
@@ -150,7 +168,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	struct iphdr *ip;
 	void *data, *end;
 	__be32 outer_destination;
-	int opens;
+	__u16 id;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return AGENT_PASS;
@@ -168,8 +186,8 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)
 		return AGENT_DROP_MALFORMED;
 	outer_destination = ip->daddr;
-	opens = ip->id == bpf_htons(OUTER_ID_OPENS);
+	id = bpf_ntohs(ip->id);
 	if (bpf_skb_adjust_room(skb, -(int)IP_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return AGENT_DROP_MALFORMED;
-	return deliver(skb, outer_destination, opens);
+	return deliver(skb, outer_destination, id);
 }

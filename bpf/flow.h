@@ -138,12 +138,12 @@ static __always_inline void put_flow(struct flow_set *set, const struct segment 
 	bpf_spin_unlock(&set->lock);
 }
 
-/* The first data of the very connection that the entry is about. What else starts a request, with a valid
- * cookie, is of a new one. */
+/* The first data of the very connection that the entry is about, or a retransmission of it. What else
+ * starts a request with a valid cookie is of a new one, also if its numbers are those of the old: a client
+ * may choose the same again, and other options make another cookie. */
 static __always_inline int is_flows_own(const struct flow *flow, const struct segment *segment)
 {
-	return segment->seq == flow->request_seq ||
-	       (segment->seq - 1 == flow->isn && segment->ack - 1 == flow->cookie);
+	return segment->seq - 1 == flow->isn && segment->ack - 1 == flow->cookie;
 }
 
 /* Runs `change` on the entry's flow unless it was evicted a moment ago. */

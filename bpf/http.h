@@ -4,13 +4,13 @@
  *
  * What could be read differently by the server behind us is not guessed at but refused. 400 for: a line
  * that does not end in CRLF, control characters, obsolete line folding, white space before a colon, a
- * target that is not an absolute path, another version than 1.0 and 1.1, no Host (1.1) or two, two
- * Content-Lengths or one that is not a number, Content-Length with Transfer-Encoding, and in paths: an
- * empty,
- * "." or ".." segment, a raw '#', '\' or byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands
- * for a character which servers decode to something that would have matched another route. 411 for
- * Transfer-Encoding: where the next request starts must be known. 431 when the head does not end inside its
- * packet, 414 and 413 for what exceeds MAX_PATH and 2^31.
+ * target that is not an absolute path, another version than 1.0 and 1.1, no Host (1.1) or two, a Host that
+ * is not letters, digits, '-', '.' and '_' with or without a port, two Content-Lengths or one that is not a
+ * number, Content-Length with Transfer-Encoding, and in paths: an empty, "." or ".." segment, a raw '#',
+ * '\' or byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands for a character which servers
+ * decode to something that would have matched another route. 411 for Transfer-Encoding: where the next
+ * request starts must be known. 431 when the head does not end inside its packet, 414 and 413 for what
+ * exceeds MAX_PATH and 2^31.
  */
 #pragma once
 
@@ -294,21 +294,48 @@ static __always_inline __u32 skip_value(const struct scratch *scratch, __u32 at)
 	return at;
 }
 
-/* "name:port" or "name". Returns where the value ends. */
+/* The name's last word without a final dot, which only says that the name is complete. What is then empty
+ * or ends in one more dot is no name: `hosts` becomes 2. */
+static __always_inline __u64 drop_final_dot(struct scratch *scratch, __u64 last, __u32 end)
+{
+	struct request *request = &scratch->request;
+
+	if (!request->host_length || byte_at(scratch, end - 1) != '.')
+		return last;
+	request->host_length--;
+	if (!request->host_length || byte_at(scratch, end - 2) == '.')
+		request->hosts = 2;
+	return swar_first(last, request->host_length & 7);
+}
+
+/* ":80", if there is a name in front of it. Returns where it ends; what is wrong ends elsewhere than at
+ * CRLF. */
+static __always_inline __u32 skip_port(const struct scratch *scratch, __u32 at)
+{
+	if (!scratch->request.host_length || byte_at(scratch, at) != ':')
+		return at;
+	at++;
+	for (__u32 i = 0; i < 5 && byte_at(scratch, at) >= '0' && byte_at(scratch, at) <= '9'; i++)
+		at = forget(scratch, at + 1);
+	return at;
+}
+
+/* "name:port" or "name". Returns where the value ends; what is wrong ends elsewhere than at the CRLF, or
+ * sets `hosts` to 2. */
 static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
 {
 	struct request *request = &scratch->request;
-	__u64 hash = route_key;
+	__u64 hash = route_key, last = 0;
 
 	request->hosts = request->hosts ? 2 : 1;
 	request->host = at;
 	for (__u32 i = 0; i < MAX_HOST / 8 + 1; i++) {
-		__u64 word = word_at(scratch, at);
-		__u64 stop = swar_below(word, 0x21) | swar_equal(word, ':');
+		__u64 word = swar_lower(word_at(scratch, at)), stop = swar_not_host(word);
 		__u64 text = stop ? word & swar_before(stop) : word;
 
-		if (text)
-			hash = hash_mix(hash, swar_lower(text));
+		if (last && text)
+			hash = hash_mix(hash, last);
+		last = text ? text : last;
 		if (!stop) {
 			at = forget(scratch, at + 8);
 			continue;
@@ -317,13 +344,9 @@ static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
 		break;
 	}
 	request->host_length = at - request->host;
-	request->host_hash = hash;
-	if (byte_at(scratch, at) == ':') {
-		at++;
-		for (__u32 i = 0; i < 5 && byte_at(scratch, at) >= '0' && byte_at(scratch, at) <= '9'; i++)
-			at = forget(scratch, at + 1);
-	}
-	return skip_padding(scratch, at);
+	last = drop_final_dot(scratch, last, at);
+	request->host_hash = last ? hash_mix(hash, last) : hash;
+	return skip_padding(scratch, skip_port(scratch, at));
 }
 
 /* Decimal digits only. Returns where the value ends; what is no number ends elsewhere than at the CRLF, or

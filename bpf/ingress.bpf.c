@@ -3,6 +3,9 @@
  * The router: XDP on the interface that clients' packets come in on. Every function returns the verdict on
  * the packet, or UNDECIDED when the next one has to look. docs/architecture.md follows a connection through
  * them.
+ *
+ * An entry of the flow table is written last, once the packet is sure to leave: what a dropped packet says
+ * must not count, or the bytes that follow it would pass as the body of a request that nobody got.
  */
 #include "balance.h"
 #include "encap.h"
@@ -28,36 +31,39 @@ static __noinline enum verdict say(struct xdp_md *ctx, const struct segment *seg
 	return send_answer(ctx, segment, &reply, verdict);
 }
 
-/* The router answers the request itself and closes. What it said is remembered, so that the client's
- * retransmission gets the same. */
+/* The router answers a connection's first request itself and closes. What it said is remembered, so that
+ * the client's retransmission gets the same. */
 static __always_inline enum verdict answer_request(struct xdp_md *ctx, const struct segment *segment,
-						   const struct entry *entry, __u32 cookie,
-						   enum verdict verdict)
+						   const struct entry *entry, enum verdict verdict)
 {
 	__u32 ack = data_end(segment);
+	struct flow *flow;
 
-	if (entry->flow) {
-		CHANGE_FLOW(entry, segment, set_answered(flow, segment, ack, verdict));
-	} else {
-		struct flow *flow = new_flow(segment);
-
-		if (!flow)
-			return DROP_NO_ROOM;
-		flow->backend = NO_BACKEND;
-		flow->request_ack = segment->ack;
-		set_answered(flow, segment, ack, verdict);
-		put_flow(entry->set, segment, flow);
-	}
-	return say(ctx, segment, cookie, ack, verdict);
+	if (say(ctx, segment, segment->ack - 1, ack, verdict) != verdict)
+		return DROP_NO_ROOM;
+	flow = new_flow(segment);
+	if (!flow)
+		return DROP_NO_ROOM;
+	flow->backend = NO_BACKEND;
+	flow->request_ack = segment->ack;
+	set_answered(flow, segment, ack, verdict);
+	put_flow(entry->set, segment, flow);
+	return verdict;
 }
 
-/* A request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
+static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct segment *segment,
+					     enum verdict verdict)
+{
+	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
+}
+
+/* A first request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
 static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment,
-				      const struct entry *entry, __u32 cookie, enum verdict verdict)
+				      const struct entry *entry, enum verdict verdict)
 {
 	if (answer_of(verdict) >= 0)
-		return answer_request(ctx, segment, entry, cookie, verdict);
-	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
+		return answer_request(ctx, segment, entry, verdict);
+	return drop_or_reset(ctx, segment, verdict);
 }
 
 /* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
@@ -88,7 +94,6 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 {
 	struct scratch *scratch = get_scratch();
 	struct flow *flow = new_flow(segment);
-	struct entry unknown = { .set = entry->set };
 	enum verdict verdict;
 	__u32 cluster;
 	__u16 backend;
@@ -97,20 +102,23 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 		return DROP_NO_ROOM;
 	verdict = route_request(ctx, segment, scratch, &cluster);
 	if (verdict != UNDECIDED)
-		return refuse(ctx, segment, &unknown, segment->ack - 1, verdict);
+		return refuse(ctx, segment, entry, verdict);
 	backend = choose_backend(cluster, segment->hash);
 	if (backend == NO_BACKEND)
-		return refuse(ctx, segment, &unknown, segment->ack - 1, TX_UNAVAILABLE);
+		return refuse(ctx, segment, entry, TX_UNAVAILABLE);
 	flow->cluster = cluster;
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, scratch->request.head_length, scratch->request.content_length);
-	put_flow(entry->set, segment, flow);
-	return encapsulate(ctx, segment, backend, OUTER_ID_OPENS, ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
+	if (verdict == ROUTED_FIRST)
+		put_flow(entry->set, segment, flow);
+	return verdict;
 }
 
 /* A later request on an open flow. It stays with the flow's backend if its route names the same cluster;
- * else the connection ends. */
+ * else the connection ends, and in any case with a reset: the answer to the request before it may still be
+ * under way, and the client would take what the router says for that. */
 static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment,
 						  const struct entry *entry)
 {
@@ -124,9 +132,12 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const stru
 	if (verdict == UNDECIDED && cluster != entry->flow->cluster)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
-		return refuse(ctx, segment, entry, entry->flow->cookie, verdict);
-	note_request(entry, segment, &scratch->request);
-	return encapsulate(ctx, segment, entry->flow->backend, OUTER_ID_LATER, ROUTED_NEXT);
+		return drop_or_reset(ctx, segment, verdict);
+	verdict =
+		encapsulate(ctx, segment, entry->flow->backend, outer_id(entry->flow->cookie), ROUTED_NEXT);
+	if (verdict == ROUTED_NEXT)
+		note_request(entry, segment, &scratch->request);
+	return verdict;
 }
 
 static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32 length)
@@ -174,10 +185,21 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struc
 static __always_inline enum verdict forward(struct xdp_md *ctx, const struct segment *segment,
 					    const struct flow *flow, enum verdict verdict)
 {
-	int opens = flow->first && segment->length && segment->seq == flow->request_seq &&
+	int opens = flow->first && segment->length && is_flows_own(flow, segment) &&
 		    !(segment->flags & TCP_RST);
 
-	return encapsulate(ctx, segment, flow->backend, opens ? OUTER_ID_OPENS : OUTER_ID_LATER, verdict);
+	return encapsulate(ctx, segment, flow->backend,
+			   outer_id(flow->cookie) | (opens ? OUTER_ID_OPENS : 0), verdict);
+}
+
+static __always_inline enum verdict forward_close(struct xdp_md *ctx, const struct segment *segment,
+						  const struct entry *entry)
+{
+	enum verdict verdict = forward(ctx, segment, entry->flow, FORWARDED_CLOSE);
+
+	if (verdict == FORWARDED_CLOSE)
+		note_closing(entry, segment);
+	return verdict;
 }
 
 /* A segment without data on a connection that has an entry. */
@@ -194,16 +216,13 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 			return verdict;
 	}
 	if (flow->state == FLOW_ANSWERED) {
-		if (segment->flags & TCP_RST && flow->backend != NO_BACKEND)
-			return forward(ctx, segment, flow, FORWARDED_CLOSE);
 		if (segment->flags & TCP_FIN && segment->seq == flow->next_request_seq)
 			return send_acknowledgement(ctx, segment, flow->cookie, TCP_ACK, TX_CLOSE);
 		return DROP_ANSWERED;
 	}
 	if (!(segment->flags & (TCP_FIN | TCP_RST)))
 		return forward(ctx, segment, flow, FORWARDED);
-	note_closing(entry, segment);
-	return forward(ctx, segment, flow, FORWARDED_CLOSE);
+	return forward_close(ctx, segment, entry);
 }
 
 /*
@@ -224,12 +243,13 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 
 	if (segment->seq == entry->flow->request_seq)
 		return say(ctx, segment, entry->flow->cookie, ack, entry->flow->answer);
-	if (seq_before(ack, data_end(segment))) {
+	if (seq_before(ack, data_end(segment)))
 		ack = data_end(segment);
-		CHANGE_FLOW(entry, segment, flow->next_request_seq = ack);
-	}
 	reply.ack = ack;
-	return send_answer(ctx, segment, &reply, TX_DISCARDED);
+	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
+		return DROP_NO_ROOM;
+	CHANGE_FLOW(entry, segment, flow->next_request_seq = ack);
+	return TX_DISCARDED;
 }
 
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
@@ -248,10 +268,8 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struc
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
 		return send_reset(ctx, segment, TX_RESET_PIPELINED);
-	if (segment->flags & TCP_FIN) {
-		note_closing(entry, segment);
-		return forward(ctx, segment, flow, FORWARDED_CLOSE);
-	}
+	if (segment->flags & TCP_FIN)
+		return forward_close(ctx, segment, entry);
 	return forward(ctx, segment, flow, segment->seq == flow->request_seq ? FORWARDED_AGAIN : FORWARDED);
 }
 

@@ -80,12 +80,12 @@ static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bp
 		known = bpf_map_lookup_elem(&mappings, local);
 	if (!known || known->vip != mapping->vip || known->vip_port != mapping->vip_port)
 		return AGENT_DROP_CONFLICT;
-	if (known->cookie == mapping->cookie)
+	if (same_connection(known, mapping))
 		return AGENT_OPENED_ALREADY;
 	return clear_socket(skb, sk, local, mapping);
 }
 
-/* `mapping` says which VIP and cookie the packet came with. */
+/* `mapping` says which VIP and which numbers the packet came with. */
 static __always_inline enum verdict open_connection(struct __sk_buff *skb, const struct tuple *local,
 						    struct mapping *mapping, __u32 header_length)
 {

@@ -62,6 +62,12 @@ static __always_inline int find_headers(struct __sk_buff *skb, struct headers *h
 	       !(headers->ip->frag_off & IP_FRAGMENT);
 }
 
+/* Both initial numbers: the 24 bits of a cookie repeat, and can be searched by whoever has the tuple. */
+static __always_inline int same_connection(const struct mapping *a, const struct mapping *b)
+{
+	return a->isn == b->isn && a->cookie == b->cookie;
+}
+
 /* The tuple's mapping, made or changed. 0, or negative if there is no room. */
 static __always_inline long remember(const struct tuple *local, struct mapping *mapping, __u16 state)
 {

@@ -186,10 +186,16 @@ class Router(Bench):
         code, output = self.run("rauta_ingress", frame, verdict)
         assert (code, output.hex(" ")) == (XDP_TX, expected.hex(" "))
 
-    def forwards(self, segment: Segment, verdict: str, backend: str, *, opens: bool = False) -> None:
-        """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection."""
+    def forwards(
+        self, segment: Segment, verdict: str, backend: str, *, opens: bool = False, cookie: int | None = None
+    ) -> None:
+        """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection.
+
+        It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
+        """
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
-        self.sends(segment, verdict, frames.encapsulated(segment, BACKENDS[backend], source, opens=opens))
+        cookie = segment.connection.cookie if cookie is None else cookie
+        self.sends(segment, verdict, frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens))
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
         """Back to the client, as the cookie SYN-ACK; its timestamp is the router's clock of just now."""
@@ -210,7 +216,8 @@ class Router(Bench):
 
     def opens(self, segment: Segment, cluster: str) -> None:
         """The first request of its connection, to the backend of the cluster that Maglev names."""
-        self.forwards(segment, "ROUTED_FIRST", self.backend_of(cluster, segment.connection), opens=True)
+        backend, cookie = self.backend_of(cluster, segment.connection), segment.ack - 1 & 0xFFFFFFFF
+        self.forwards(segment, "ROUTED_FIRST", backend, opens=True, cookie=cookie)
 
 
 class Agent(Bench):
@@ -229,10 +236,13 @@ class Agent(Bench):
         found: dict[str, Any] | None = self.object.maps["mappings"].lookup(four.key)
         return found
 
-    def put_mapping(self, four: oracle.Tuple, connection: Connection, state: int = oracle.MAPPING_OPEN) -> None:
-        """Has the agent know that a local tuple is a connection to a VIP."""
+    def put_mapping(
+        self, four: oracle.Tuple, connection: Connection, state: int = oracle.MAPPING_OPEN, **fields: int
+    ) -> None:
+        """Has the agent know that a local tuple is a connection to a VIP; `fields` are to differ from it."""
         vip, port = oracle.be32(connection.server), oracle.be16(connection.server_port)
-        value = {"vip": vip, "vip_port": port, "state": state, "cookie": connection.cookie}
+        value = {"vip": vip, "vip_port": port, "state": state}
+        value |= {"isn": connection.isn, "cookie": connection.cookie} | fields
         self.object.maps["mappings"].update(four.key, value)
 
     def passes(
@@ -244,9 +254,10 @@ class Agent(Bench):
         assert code in TC_PASSES
         assert output.hex(" ") == bytes(expected).hex(" ")
 
-    def drops(self, direction: str, frame: SupportsBytes, verdict: str) -> None:
+    def drops(self, direction: str, frame: SupportsBytes, verdict: str, mark: int = 0) -> None:
         """Nowhere. What became of the bytes does not matter."""
-        code, _ = self.run(f"rauta_agent_{direction}", frame, verdict)
+        ctx = skb_context(mark=mark) if mark else None
+        code, _ = self.run(f"rauta_agent_{direction}", frame, verdict, ctx)
         assert code == TC_ACT_SHOT
 
 

@@ -2,7 +2,7 @@
 
     alice = Connection(port=40001)                    what the client offered in its SYN decides about the answers
     segment = alice.data(request("/api"))             a Segment: bytes(segment) is its frame
-    reset_of(segment), answer_to(segment, "404 Not Found"), encapsulated(segment, backend, source, opens=True)
+    reset_of(segment), answer_to(segment, "404 Not Found"), encapsulated(segment, backend, source, cookie, opens=True)
 
 TCP options are raw bytes here, so that malformed ones are written as easily as good ones; scapy computes lengths and
 checksums. Sequence numbers wrap as on the wire.
@@ -262,12 +262,23 @@ def delivered(segment: Segment, address: str = LOCAL, port: int = LOCAL_PORT) ->
     return ethernet(ROUTER_MAC, BACKEND_MAC, packet)
 
 
+def clearing(segment: Segment, seq: int) -> bytes:
+    """What becomes of a delivered segment that makes an old socket go: a bare reset with the number that this expects.
+
+    The total length says that nothing follows; what followed is left behind the packet, as padding.
+    """
+    frame = delivered(segment)
+    ip = {"src": segment.connection.client, "dst": LOCAL, "id": 0x4D5A, "flags": "DF", "ttl": 61}
+    tcp = {"sport": segment.connection.port, "dport": LOCAL_PORT, "seq": seq, "ack": 0, "flags": "R", "window": 0}
+    return frame[:ETHERNET_HEADER] + ip_packet(ip, tcp) + frame[HEADERS:]
+
+
 def carried(segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", **outer: Any) -> bytes:
     """An encapsulated segment as it reaches the backend's host; `outer` overrides fields of the outer IPv4 header."""
     header: dict[str, Any] = {
         "src": source,
         "dst": LOCAL,
-        "id": 1 if opens else 0,
+        "id": oracle.outer_id(segment.connection.cookie, opens=opens),
         "flags": "DF",
         "ttl": 64,
         "proto": 4,
@@ -275,13 +286,16 @@ def carried(segment: Segment, *, opens: bool = False, source: str = "198.19.0.77
     return ethernet(ROUTER_MAC, BACKEND_MAC, bytes(IP(**header | outer) / Raw(segment.packet)))
 
 
-def encapsulated(segment: Segment, backend: Backend, source: str, *, opens: bool) -> bytes:
-    """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header."""
+def encapsulated(segment: Segment, backend: Backend, source: str, cookie: int, *, opens: bool) -> bytes:
+    """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header.
+
+    `cookie` is that of the connection which the router takes it to be of.
+    """
     outer = IP(
         src=source,
         dst=backend.address,
         tos=segment.packet[1],
-        id=oracle.OUTER_ID_OPENS if opens else oracle.OUTER_ID_LATER,
+        id=oracle.outer_id(cookie, opens=opens),
         flags="DF",
         ttl=64,
         proto=4,

@@ -23,7 +23,7 @@ ROUTER_MSS = 1416
 ROUTER_WSCALE = 7
 ROUTER_WINDOW = 29200
 PATH_MTU = 1500
-OUTER_ID_LATER, OUTER_ID_OPENS = 0, 1
+OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFFE
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
 MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
@@ -183,6 +183,11 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     """TSval and TSecr in the options of any segment, or None."""
     found = [data for kind, data in tcp_options(raw) if kind == 8 and len(data) == 8]
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
+
+
+def outer_id(cookie: int, *, opens: bool) -> int:
+    """The identification in the outer header of a connection's packets."""
+    return cookie >> 16 & OUTER_ID_CONNECTION | (OUTER_ID_OPENS if opens else 0)
 
 
 # ---- keyed hashes ---------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from packets.frames import (
     ethernet,
     request,
 )
-from packets.oracle import MAPPING_OPENING, Tuple
+from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MAPPING_OPENING, Tuple
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)
@@ -187,9 +187,10 @@ def test_a_first_request_that_nobody_listens_for_goes_to_the_kernel(agent: Agent
     agent.passes("ingress", carried(segment, opens=True), "AGENT_NO_LISTENER", delivered(segment))
     mapping = agent.mapping(LOCAL_TUPLE)
     assert mapping is not None
-    assert {name: mapping[name] for name in ("vip", "vip_port", "cookie")} == {
+    assert {name: mapping[name] for name in ("vip", "vip_port", "isn", "cookie")} == {
         "vip": oracle.be32(connection.server),
         "vip_port": oracle.be16(connection.server_port),
+        "isn": connection.isn,
         "cookie": connection.cookie,
     }
 
@@ -214,6 +215,27 @@ later = pytest.mark.parametrize("segment", LATER.values(), ids=LATER)
 def test_a_later_packet_of_a_known_connection_is_delivered(agent: Agent, segment: Segment) -> None:
     agent.put_mapping(LOCAL_TUPLE, ALICE)
     agent.passes("ingress", carried(segment), "AGENT_DELIVERED", delivered(segment))
+
+
+OLDER = ALICE.reopened(ALICE.isn - 5_000_000)
+
+
+@later
+@pytest.mark.parametrize("state", [MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING])
+def test_on_what_an_older_connection_left_it_is_dropped(agent: Agent, segment: Segment, state: int) -> None:
+    """Its first request is not here yet, and where only the listener would get it the kernel would reset a healthy
+    connection. The router says in the outer header which connection it means."""
+    assert oracle.outer_id(OLDER.cookie, opens=False) != oracle.outer_id(ALICE.cookie, opens=False)
+    agent.put_mapping(LOCAL_TUPLE, OLDER, state)
+    agent.drops("ingress", carried(segment), "AGENT_DROP_UNOPENED")
+    assert agent.mapping(LOCAL_TUPLE) is not None
+
+
+@pytest.mark.parametrize("bit", range(1, 16))
+def test_every_bit_of_the_outer_headers_hint_counts(agent: Agent, bit: int) -> None:
+    agent.put_mapping(LOCAL_TUPLE, ALICE)
+    other = oracle.outer_id(ALICE.cookie, opens=False) ^ 1 << bit
+    agent.drops("ingress", carried(ALICE.ack(len(HEAD)), id=other), "AGENT_DROP_UNOPENED")
 
 
 @later

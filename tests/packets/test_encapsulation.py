@@ -135,8 +135,52 @@ LATER = {
 }
 
 
+# ---- what is dropped leaves the flow table as it was: or its bytes to come would count as a body --------
+
+BIG_POST = request("/", "Content-Length: 100000", method="POST")
+BIG_POST += b"b" * (ROOM - 52 + 1 - len(BIG_POST))
+
+
+def test_a_first_request_that_is_too_big_makes_no_entry(router: Router) -> None:
+    router.drops(ALICE.data(BIG_POST), "DROP_TOO_BIG")
+    assert router.flows() == 0
+
+
+def test_it_does_not_replace_an_older_connections_entry(router: Router) -> None:
+    """Which would forward what comes at the older one's numbers."""
+    before = entry(ALICE.data(HEAD), "web", "web-1")
+    router.put_flow(ALICE, **before)
+    router.drops(ALICE.reopened(ALICE.isn - 5000).data(BIG_POST), "DROP_TOO_BIG")
+    assert router.flow(ALICE) == before
+    router.resets(ALICE.data(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+
+
+def test_a_later_request_that_is_too_big_does_not_become_the_newest(router: Router) -> None:
+    before = entry(ALICE.data(HEAD), "web", "web-1")
+    router.put_flow(ALICE, **before)
+    router.drops(ALICE.data(BIG_POST, len(HEAD)), "DROP_TOO_BIG")
+    assert router.flow(ALICE) == before
+    router.resets(ALICE.data(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+
+
+def test_an_end_that_is_too_big_closes_nothing(router: Router) -> None:
+    body = b"b" * (ROOM - 52 + 1)
+    before = entry(ALICE.data(HEAD), "web", "web-1", body=len(body))
+    router.put_flow(ALICE, **before)
+    router.drops(ALICE.fin(len(HEAD), payload=body), "DROP_TOO_BIG")
+    assert router.flow(ALICE) == before
+
+
+def test_a_first_request_for_a_backend_that_is_gone_makes_no_entry(router: Router) -> None:
+    router.retire(router.backend_of("web", ALICE))
+    router.drops(ALICE.data(HEAD), "DROP_NO_BACKEND")
+    assert router.flows() == 0
+
+
 @pytest.mark.parametrize("segment", LATER.values(), ids=LATER)
 def test_what_follows_a_backend_that_is_gone_is_dropped(router: Router, segment: Segment) -> None:
-    router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
+    before = entry(ALICE.data(HEAD), "web", "web-1")
+    router.put_flow(ALICE, **before)
     router.retire("web-1")
     router.drops(segment, "DROP_NO_BACKEND")
+    assert router.flow(ALICE) == before

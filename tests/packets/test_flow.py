@@ -1,5 +1,6 @@
 """Known connections: what a segment is, its sequence number says, and a request is routed however late it comes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,12 @@ def test_a_retransmission_goes_where_the_request_went(router: Router, length: in
     before = known(router, backend)
     router.forwards(ALICE.data(HEAD[:length]), "FORWARDED_AGAIN", backend, opens=True)
     assert router.flow(ALICE) == before
+
+
+def test_a_retransmission_that_acknowledges_the_answer_opens_nothing(router: Router) -> None:
+    """There is an answer, so there is a socket; and what it acknowledges is no cookie that the agent could check."""
+    known(router)
+    router.forwards(ALICE.data(HEAD, acked=300), "FORWARDED_AGAIN", "web-1", opens=False)
 
 
 def test_a_retransmission_of_a_later_request_opens_nothing(router: Router) -> None:
@@ -322,20 +329,20 @@ def test_the_new_connection_may_wait_or_end_before_its_first_request(router: Rou
 def test_acknowledgements_of_the_old_connection_still_are(router: Router) -> None:
     known(router, syn_seen=1, syn_isn=AGAIN.isn)
     router.forwards(ALICE.ack(AFTER_HEAD, acked=700), "FORWARDED", "web-1")
-    router.forwards(AGAIN.ack(ack=AGAIN.cookie), "FORWARDED", "web-1")
-    router.forwards(AGAIN.ack(at=1), "FORWARDED", "web-1")
+    router.forwards(AGAIN.ack(ack=AGAIN.cookie), "FORWARDED", "web-1", cookie=ALICE.cookie)
+    router.forwards(AGAIN.ack(at=1), "FORWARDED", "web-1", cookie=ALICE.cookie)
 
 
 def test_a_reset_of_the_new_connection_is_never_answered(router: Router) -> None:
     before = known(router, syn_seen=1, syn_isn=AGAIN.isn)
     for at in (-1, 0):
-        router.forwards(AGAIN.rst(at, "RA"), "FORWARDED_CLOSE", "web-1")
+        router.forwards(AGAIN.rst(at, "RA"), "FORWARDED_CLOSE", "web-1", cookie=ALICE.cookie)
     assert router.flow(ALICE) == before
 
 
 def test_without_a_syn_nothing_is_taken_for_a_handshake(router: Router) -> None:
     known(router)
-    router.forwards(AGAIN.ack(), "FORWARDED", "web-1")
+    router.forwards(AGAIN.ack(), "FORWARDED", "web-1", cookie=ALICE.cookie)
 
 
 def test_a_forged_syn_cannot_swallow_acknowledgements(router: Router) -> None:
@@ -370,6 +377,32 @@ def test_a_new_connection_may_have_the_old_ones_cookie(router: Router, state: in
     segment = AGAIN.data(HEAD)
     router.opens(segment, "web")
     assert router.flow(ALICE) == entry(segment, "web", router.backend_of("web", ALICE))
+
+
+OTHER_OPTIONS = replace(ALICE, options=replace(ALICE.options, sack=False))
+
+
+@pytest.mark.parametrize("state", [oracle.FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED])
+def test_a_new_connection_may_have_the_old_ones_number(router: Router, state: int) -> None:
+    """With other options its cookie differs: it is not a retransmission, and its request is routed like any other."""
+    assert OTHER_OPTIONS.cookie != ALICE.cookie
+    known(router, state=state)
+    segment = OTHER_OPTIONS.data(request("/api"))
+    router.opens(segment, "api")
+    assert router.flow(ALICE) == entry(segment, "api", "api-1")
+
+
+@pytest.mark.parametrize("payload", [b"G", b"x", HEAD[3:]])
+def test_data_that_is_no_request_does_not_open_it(router: Router, payload: bytes) -> None:
+    known(router)
+    router.forwards(OTHER_OPTIONS.data(payload), "FORWARDED_AGAIN", "web-1", opens=False, cookie=ALICE.cookie)
+
+
+def test_a_new_connection_may_start_where_the_newest_request_did(router: Router) -> None:
+    known(router, isn=ALICE.isn - 1000, cookie=ALICE.cookie ^ 1 << 20, first=0)
+    segment = ALICE.data(request("/api"))
+    router.opens(segment, "api")
+    assert router.flow(ALICE) == entry(segment, "api", "api-1")
 
 
 def test_a_wrong_cookie_replaces_nothing(router: Router) -> None:

@@ -30,6 +30,9 @@ HOST_LINES = [
     "Host: shop.test:80",
     "Host: shop.test:8080",
     "Host:\tShop.Test:80\t",
+    "Host: shop.test.",
+    "Host: SHOP.TEST. ",
+    "Host: shop.test.:80",
 ]
 
 
@@ -83,6 +86,60 @@ def test_a_host_of_any_length_is_compared_whole(router: Router, length: int) -> 
     router.opens(ALICE.data(request("/", host=name.upper())), "api")
     router.opens(BOB.data(request("/", host=name[:-1] + "z")), "web")
     router.opens(Connection(port=50002).data(request("/", host=name + "z")), "web")
+
+
+@pytest.mark.parametrize("length", [1, 6, 7, 8, 9, 14, 15, 16, 17, 63, 200, 253])
+@pytest.mark.parametrize("behind", ["", ":80", " "], ids=["end", "port", "space"])
+def test_a_final_dot_is_not_part_of_the_host_wherever_it_stands(router: Router, length: int, behind: str) -> None:
+    """Servers ignore it (RFC 1034, 3.1: it only says that the name is complete): it must not lead to other routes."""
+    name = ("ab.cd-ef" * 32)[:length]
+    router.route(Route("api", prefix="/", host=name), Route("web", prefix="/"))
+    router.opens(ALICE.data(request("/", host=f"{name}.{behind}")), "api")
+    refused(router, request("/", host=f"{name}..{behind}"))
+
+
+@pytest.mark.parametrize("host", ["", " "], ids=["nothing", "space"])
+def test_an_empty_host_gets_the_routes_of_any_host(router: Router, host: str) -> None:
+    """It is what a client sends whose URI has no authority (RFC 9112, 3.2)."""
+    router.route(*API_FOR_HOST)
+    router.opens(ALICE.data(request("/", host=host)), "web")
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+
+@pytest.mark.parametrize("at", range(9))
+def test_a_host_has_letters_digits_dots_and_dashes(router: Router, at: int) -> None:
+    for number, letter in enumerate(LETTERS):
+        name = "x" * at + letter + "x"
+        router.opens(Connection(port=2000 + number).data(request("/", host=name)), "web")
+
+
+@pytest.mark.parametrize("at", range(9))
+def test_and_nothing_else(router: Router, at: int) -> None:
+    """What servers drop, decode or read as the end of a name would lead to another server than the route's."""
+    others = {*range(256)} - {*LETTERS.encode(), *b":"} - ({*b" \t"} if at == 0 else set())
+    refused(router, *(request("/", host="x" * at + chr(byte) + "x") for byte in others))
+
+
+ODD_HOSTS = [
+    ".",
+    "..",
+    ":",
+    ":80",
+    ".:80",
+    "[::1]",
+    "[::1]:80",
+    "shop.test:80.",
+    "shop.test:80:80",
+    "shop.test, x",
+    "a b",
+]
+
+
+@pytest.mark.parametrize("host", ODD_HOSTS)
+def test_odd_hosts_are_refused(router: Router, host: str) -> None:
+    refused(router, request("/", host=host))
 
 
 # ---- ambiguous fields -----------------------------------------------------------------------------------
