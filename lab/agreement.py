@@ -274,7 +274,7 @@ def _bounds(where: Location, target: Target) -> Iterator[Mistake]:
 
 
 def _terms(where: Location, target: Target, measure: Measure, contenders: tuple[str, ...]) -> Iterator[Mistake]:
-    subjects = measure.subjects(contenders)
+    subjects = measure.subjects([name for name in contenders if name.partition("#")[0] in known_contenders.NAMES])
     for name in ("of", "ratio_to", "over"):
         subject = getattr(target, name)
         if subject is not None and subject not in subjects:

@@ -147,7 +147,8 @@ def _usage(seconds: float, times: tuple[Times, Times], processes: tuple[Processe
     before, after = times
     total = after.total - before.total
     first, last = processes
-    foreign = sum(max(0.0, spent - first.foreign.get(pid, 0.0)) for pid, spent in last.foreign.items())
+    # The kernel tells whole ticks: the last one of each process may have begun long before the watch.
+    foreign = sum(max(0.0, spent - first.foreign.get(pid, 0.0) - 1 / TICKS) for pid, spent in last.foreign.items())
     hosts = {role: last.hosts[role] - first.hosts.get(role, 0.0) for role in last.hosts}
     hosts["client"] = hosts.get("client", 0.0) + last.lab - first.lab
     return Usage(

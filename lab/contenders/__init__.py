@@ -1,36 +1,27 @@
 """What brings requests from clients to clusters: the router, and what it is compared with.
 
-A contender is a folder (or a module) with a class that has a ``name`` and ``start``; see ``lab.interfaces.Contender``
-and docs/contenders.md.
+A contender is a folder (or a module) here that has ``CONTENDERS``, instances of classes that do what
+``lab.interfaces.Contender`` says; to be here is enough to be found. docs/contenders.md shows how to add one.
 """
 
 from __future__ import annotations
 
-from lab.contenders.bare import Bare
-from lab.contenders.direct import Direct
-from lab.contenders.envoy import Envoy
-from lab.contenders.haproxy import Haproxy
-from lab.contenders.nftables import Nftables
-from lab.contenders.nginx import Nginx
-from lab.contenders.rauta import Rauta
+import importlib
+import pkgutil
+
 from lab.interfaces import Contender
 
 __all__ = ["NAMES", "find"]
 
-_CONTENDERS: tuple[Contender, ...] = (
-    Direct(),
-    Direct("direct-offloads"),
-    Rauta(),
-    Nginx(),
-    Haproxy(),
-    Envoy(),
-    Nftables(),
-    Bare("xdp-tx"),
-    Bare("xdp-drop"),
-)
-_ALL = {contender.name: contender for contender in _CONTENDERS}
 
-NAMES = tuple(_ALL)
+def _found() -> dict[str, Contender]:
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return {one.name: one for module in modules for one in getattr(module, "CONTENDERS", ())}
+
+
+_ALL = _found()
+
+NAMES = tuple(sorted(_ALL))
 
 
 def find(name: str) -> Contender:

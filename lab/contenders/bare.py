@@ -68,3 +68,6 @@ class BareProgram:
 
     def handled(self, _frame: Frame) -> None:
         """Unknown: it does not count."""
+
+
+CONTENDERS = (Bare("xdp-tx"), Bare("xdp-drop"))

@@ -55,3 +55,6 @@ class RunningDirect:
     def programs(self) -> Mapping[str, Any]:
         """None."""
         return {}
+
+
+CONTENDERS = (Direct(), Direct("direct-offloads"))

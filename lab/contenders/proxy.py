@@ -10,11 +10,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyroute2 import IPRoute
+from lab.contenders.building import own_address
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario
-    from lab.topology import Host, Network
+    from lab.topology import Network
     from rauta.config import Config, Route, Vip
 
 CONNECT_SECONDS = 1.0
@@ -53,21 +53,10 @@ def start(network: Network, scenario: Scenario, stack: ExitStack, name: str, arg
         for sysctl, value in ROUTER_SYSCTLS.items():
             stack.callback(router.sysctl, sysctl, router.sysctl(sysctl, value))
         for address in sorted({vip.address for vip in config.vips}):
-            _add_address(router, address, stack)
+            own_address(router, address, stack)
         started = router.start(argv, name=name, ready=lambda: all(_accepts(vip) for vip in config.vips))
         stack.callback(started.stop)
     return RunningProxy(config)
-
-
-def _add_address(host: Host, address: IPv4Address, stack: ExitStack) -> None:
-    with host.entered(), IPRoute() as netlink:
-        netlink.addr("add", index=1, address=str(address), prefixlen=32)  # lo is the first interface of any namespace
-    stack.callback(_remove_address, host, address)
-
-
-def _remove_address(host: Host, address: IPv4Address) -> None:
-    with host.entered(), IPRoute() as netlink:
-        netlink.addr("del", index=1, address=str(address), prefixlen=32)
 
 
 def _accepts(vip: Vip) -> bool:

@@ -132,3 +132,6 @@ class RunningRauta:
         """The router's program, and those of one agent: all agents' are the same."""
         objects = [self.router.object, next(iter(self.agents.values())).object]
         return {name: program.info() for obj in objects for name, program in obj.programs.items()}
+
+
+CONTENDERS = (Rauta(),)

@@ -8,28 +8,32 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from lab.measure.frames import Frames
+from lab.measure.lookup import Lookup
 from lab.measure.open_loop import OpenLoop
 from lab.measure.program import Program
 from lab.measure.search import Search
 from lab.measure.wrk import Wrk
 
-__all__ = ["Frames", "Measure", "OpenLoop", "Program", "Search", "Wrk"]
+__all__ = ["Frames", "Lookup", "Measure", "OpenLoop", "Program", "Search", "Wrk"]
 
-_KINDS = ("bpf", "veth", "wrk", "open-loop", "search")
+_KINDS = ("bpf", "lookup", "veth", "wrk", "open-loop", "search")
 
 
 def _kind(measure: Any) -> str | None:
-    """What says which measure it is: the tool in layer http, else the layer."""
+    """What says which measure it is: the tool in layer http, else the layer; in layer bpf a look-up is another one."""
 
     def field(name: str) -> object:
         return measure.get(name) if isinstance(measure, Mapping) else getattr(measure, name, None)
 
     found = field("tool") if field("layer") == "http" else field("layer")
+    if found == "bpf" and field("lookup") is not None:
+        return "lookup"
     return found if isinstance(found, str) and found in _KINDS else None
 
 
 Measure = Annotated[
     Annotated[Program, Tag("bpf")]
+    | Annotated[Lookup, Tag("lookup")]
     | Annotated[Frames, Tag("veth")]
     | Annotated[Wrk, Tag("wrk")]
     | Annotated[OpenLoop, Tag("open-loop")]

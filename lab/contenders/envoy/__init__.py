@@ -117,3 +117,6 @@ def _cluster(cluster: Cluster) -> dict[str, Any]:
             "thresholds": [{"max_connections": many, "max_pending_requests": many, "max_requests": many}]
         },
     }
+
+
+CONTENDERS = (Envoy(),)

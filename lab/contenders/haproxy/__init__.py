@@ -109,3 +109,6 @@ def _backend(cluster: Cluster, settings: HaproxySettings) -> str:
         for one in cluster.backends
     ]
     return "\n".join(lines)
+
+
+CONTENDERS = (Haproxy(),)

@@ -93,3 +93,6 @@ def _destination(cluster: Cluster) -> str:
 
 def _delete(router: Host) -> None:
     router.run(["nft", "delete", "table", "ip", TABLE], timeout=SECONDS, check=False)
+
+
+CONTENDERS = (Nftables(),)

@@ -116,3 +116,6 @@ def _choice(routes: Sequence[Route], path: str, exactly: bool, refused: str) -> 
     return " ".join(
         filter(None, (default or "set $cluster '';", *reversed(methods), guard, "proxy_pass http://$cluster;"))
     )
+
+
+CONTENDERS = (Nginx(),)
