@@ -52,16 +52,23 @@ def mistakes(model: type[BaseModel], data: Mapping[str, Any], config: Config | N
     return found
 
 
-def mistakes_across(cells: Sequence[Scenario]) -> Iterator[Mistake]:
-    """Cells that targets name and that the matrix does not have. (Cells with mistakes of their own are not here.)"""
-    for cell in cells:
-        for index, target in enumerate(cell.targets):
-            for name, wanted in (("at", target.at), ("against", target.against or {})):
-                for param, value in wanted.items():
-                    allowed = sorted({str(one.params[param]) for one in cells if param in one.params})
-                    if str(value) not in allowed:
-                        known = ", ".join(allowed) or ", ".join(cell.params) or "define it under `params`"
-                        yield Mistake(("targets", index, name, param), f"no cell has the value {value!r}", known)
+def mistakes_across(cells: Sequence[Scenario], params: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Cells that targets name and that the matrix does not have. (Cells with mistakes of their own are not here.)
+
+    Args:
+        cells: those that are to run.
+        params: those of the file, whatever the command line has chosen from them: what it left out is not measured.
+    """
+    choices = {name: [cell.params.get(name) for cell in cells] for cell in cells[:1] for name in cell.params}
+    for name, value in params.items():
+        choices.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+    for index, target in enumerate(cells[0].targets if cells else ()):
+        for name, wanted in (("at", target.at), ("against", target.against or {})):
+            for param, value in wanted.items():
+                if value not in choices.get(param, ()):
+                    known = ", ".join(sorted({str(choice) for choice in choices.get(param, choices)}))
+                    allowed = known or "define it under `params`"
+                    yield Mistake(("targets", index, name, param), f"no cell has the value {value!r}", allowed)
 
 
 def _valid_sections(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -43,8 +43,9 @@ def _evidence(cells: Sequence[Scenario], number: int, target: Target, record: Re
     baseline = None
     if target.against is not None:
         wanted = {**cell.params, **target.against}
-        other = next(index for index, one in enumerate(cells) if one.params == wanted)
-        baseline = record.samples(other, target.measure).get(target.of)
+        for other, one in enumerate(cells):
+            if one.params == wanted:
+                baseline = record.samples(other, target.measure).get(target.of)
     return Evidence(
         quantity=quantity,
         samples=record.samples(number, target.measure),

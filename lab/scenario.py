@@ -291,6 +291,7 @@ def load_cells(
     """
     document = load_document(path)
     data = document.data
+    written = changes.mapping_or_empty(data.get("params"))
     if profile is not None:
         data = changes.with_profile(document.path, data, profile)
     for override in overrides:
@@ -305,7 +306,7 @@ def load_cells(
         if cell is not None:
             cell._cell = {name: values[name] for name in matrix.varying(params)}
             cells.append(cell)
-    found |= dict.fromkeys(agreement.mistakes_across(cells))
+    found |= dict.fromkeys(agreement.mistakes_across(cells, written))
     if found or not cells:
         found = found or {Mistake(("params",), "a list without values", "at least one value"): None}
         raise DocumentError(document.path, [(document.line(mistake.path), mistake) for mistake in found])
