@@ -25,8 +25,6 @@ from lab.scenario import Target, Valid
 from lab.verdict import Evidence, Outcome, Verdict, judge
 from rauta.document import load_document
 
-FILE = Path(__file__).with_suffix(".yaml")
-
 
 class Claim(BaseModel):
     """One claim; claims.yaml says what its fields mean."""
@@ -87,8 +85,8 @@ class Finding:
         return Status.NOT_RESOLVABLE if self.claim.needs and found is not Status.NOT_MEASURED else found
 
 
-def read(path: Path = FILE) -> tuple[Claim, ...]:
-    """All claims.
+def read(path: Path) -> tuple[Claim, ...]:
+    """All claims of a file such as lab/claims.yaml.
 
     Raises:
         DocumentError: with every mistake in the file, and its line.

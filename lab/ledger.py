@@ -18,7 +18,7 @@ from lab.kept import Kept
 from lab.matrix import label
 from lab.verdict import Verdict
 
-PAGE, README = Path("docs/claims.md"), Path("README.md")
+CLAIMS, PAGE, README = Path("lab/claims.yaml"), Path("docs/claims.md"), Path("README.md")
 COMPARISON = "comparison"
 """the scenario that README's comparison of contenders is taken from"""
 
@@ -26,7 +26,7 @@ COMPARISON = "comparison"
 def generated(root: Path = REPOSITORY) -> dict[Path, str]:
     """What the files should say, by their path from the root."""
     runs = [Kept.read(path.parent) for path in sorted((root / "results/reference").glob("*/run.json"))]
-    found = claims.findings(claims.read(), runs)
+    found = claims.findings(claims.read(root / CLAIMS), runs)
     readme = tables.replaced((root / README).read_text(), "claims", _summary(found), str(README))
     readme = tables.replaced(readme, "comparison", _comparison(runs), str(README))
     return {PAGE: _page(found, root), README: readme}

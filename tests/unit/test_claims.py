@@ -19,7 +19,7 @@ from lab.kept import Kept, all_kept
 from lab.samples import Sample
 from rauta.document import DocumentError
 
-CLAIMS = claims.read()
+CLAIMS = claims.read(REPOSITORY / ledger.CLAIMS)
 
 
 @pytest.fixture
@@ -205,11 +205,31 @@ def test_what_people_read_is_current() -> None:
     assert ledger.stale() == [], "python -m lab claims"
 
 
+TWO_CLAIMS = """
+claims:
+  - id: against-nginx
+    claim: It is faster.
+    source: ours
+    asked: ≥ 2.5 × nginx
+    scenario: comparison
+    tests: [{metric: keepalive.median, ratio_to: nginx, min: 2.5}]
+  - id: bears-loss
+    claim: It bears loss.
+    source: ours
+    asked: ≥ 0.9
+    scenario: never-written
+    note: Of frames.
+    tests: [{metric: keepalive.median, ratio_to: direct, min: 0.9}]
+"""
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a README, two scenarios and a run of `comparison`."""
+    """A repository with a README, two claims and a run of `comparison`."""
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results/reference")
     (tmp_path / "docs").mkdir()
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/claims.yaml").write_text(TWO_CLAIMS)
     (tmp_path / "README.md").write_text(
         "# X\n<!-- claims -->\nold\n<!-- /claims -->\ntext\n<!-- comparison -->\n<!-- /comparison -->\nend\n"
     )
@@ -228,7 +248,7 @@ def test_files_are_written_once_and_then_current(root: Path) -> None:
     assert ledger.write(root) == []
     readme = (root / "README.md").read_text()
     assert "old" not in readme
-    assert readme.startswith("# X\n<!-- claims -->\n26 claims:")
+    assert readme.startswith("# X\n<!-- claims -->\n2 claims: 1 confirmed, 1 not measured yet.")
     assert readme.endswith("<!-- /comparison -->\nend\n")
     assert "2.5 × nginx | 3.05 [3, 3.1] | **confirmed**" in readme
 
@@ -252,9 +272,10 @@ def test_a_readme_without_markers_is_refused(root: Path) -> None:
 
 def test_the_page_says_how_each_claim_was_tested(root: Path) -> None:
     page = ledger.generated(root)[ledger.PAGE]
-    for one in CLAIMS:
-        assert f"### {one.id}\n" in page
-        assert f"[{one.id}](#{one.id})" in page
+    for name in ("against-nginx", "bears-loss"):
+        assert f"### {name}\n" in page
+        assert f"[{name}](#{name})" in page
+    assert "- Tested by never-written (not written yet): `python -m lab run never-written`\n- Of frames.\n" in page
     assert "run 20260101-comparison (VALID)" in page
     assert "from 61,000 and 20,000 requests/s, 6 rounds: pass" in page
 

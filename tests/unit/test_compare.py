@@ -103,6 +103,13 @@ def test_a_slower_machine_is_not_a_slower_router(folder: Path) -> None:
     assert attribute(found.changes) == []
 
 
+def test_baselines_are_compared_by_themselves(folder: Path) -> None:
+    run = {"frames": {name: around(3e6, seed) for seed, name in enumerate(("rauta", "direct", "xdp-tx", "direct#2"))}}
+    found = compare(*two(folder, run, run))
+    terms = {one.contender: one.terms for one in found.changes}
+    assert terms == {"rauta": "rauta ÷ direct", "direct": "direct", "xdp-tx": "xdp-tx", "direct#2": "direct#2"}
+
+
 def test_a_wide_interval_is_inconclusive(folder: Path) -> None:
     noisy = {"keepalive": {"rauta": around(60e3, 5, spread=0.3), "direct": around(80e3, 6)}}
     found = of(compare(*two(folder, layers(), noisy)), "keepalive")

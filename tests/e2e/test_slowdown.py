@@ -1,0 +1,106 @@
+"""A slow-down that is seeded into the data plane is found by comparing two runs, and put down to the layer it is in.
+
+As a user would do it: a copy of the repository, a change in bpf/, compiled, run, compared. The machine is allowed to be
+busy: contenders are compared within rounds, and the seeded changes are larger than what is left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from lab.attribution import Attribution, attribute
+from lab.compare import Comparison, Outcome, compare
+from lab.environment import REPOSITORY
+from lab.kept import Kept
+
+CHOICE = ["--only", "program-next", "--only", "keepalive"]
+SHORT = ["plan.rounds=8", "plan.warmup=100ms", "measure.keepalive.duration=400ms"]
+ANY_MACHINE = ["valid.foreign_cpu=null", "valid.steal=null"]
+"""disturbed samples count, too"""
+FEW_NS = "volatile __u64 wasted = bpf_ktime_get_ns();"
+"""about 25 ns: a fifth of the program"""
+MANY_NS = "volatile __u64 wasted = 0; for (int i = 0; i < 400; i++) wasted += bpf_ktime_get_ns();"
+"""about 10 us a packet: more than a request takes otherwise"""
+BODIES = {
+    "ingress": "int rauta_ingress(struct xdp_md *ctx)\n{\n",
+    "agent": "int rauta_agent_egress(struct __sk_buff *skb)\n{\n",
+}
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loading programs needs root")
+
+
+class Copy:
+    """A copy of the repository whose programs may be changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("bpf", "lab", "rauta", "scenarios"):
+            shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def slow_down(self, program: str, waste: str) -> None:
+        """Compile a program anew that begins with some waste of time."""
+        source = self.folder / f"bpf/{program}.bpf.c"
+        text = (REPOSITORY / f"bpf/{program}.bpf.c").read_text()
+        assert BODIES[program] in text
+        source.write_text(text.replace(BODIES[program], BODIES[program] + waste + "\n"))
+        machine = sysconfig.get_config_var("MULTIARCH")
+        arch = {"x86_64": "x86", "aarch64": "arm64"}[os.uname().machine]
+        flags = ["-O2", "-g", "-target", "bpf", "-mcpu=v3", f"-D__TARGET_ARCH_{arch}", f"-I/usr/include/{machine}"]
+        target = self.folder / f"rauta/objects/{program}.bpf.o"
+        subprocess.run(["clang-19", *flags, f"-I{source.parent}", "-c", source, "-o", target], check=True)
+
+    def restore(self, program: str) -> None:
+        """As it was, times of the files included: a source newer than its object would be refused."""
+        for name in (f"bpf/{program}.bpf.c", f"rauta/objects/{program}.bpf.o"):
+            shutil.copy2(REPOSITORY / name, self.folder / name)
+
+    def run(self) -> Kept:
+        """Measure the program and keep-alive requests."""
+        changes = [word for setting in (*SHORT, *ANY_MACHINE) for word in ("--set", setting)]
+        argv = [sys.executable, "-m", "lab", "run", "quickstart", *CHOICE, *changes]
+        done = subprocess.run(argv, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode in (0, 1, 3), done.stderr  # whether targets are met is not the question here
+        (newest,) = sorted((self.folder / "results").glob("*/run.json"))[-1:]
+        return Kept.read(newest.parent)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    return Copy(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.fixture(scope="module")
+def before(copy: Copy) -> Kept:
+    return copy.run()
+
+
+def after(copy: Copy, before: Kept, program: str, waste: str) -> tuple[Comparison, list[Attribution]]:
+    copy.slow_down(program, waste)
+    try:
+        found = compare(before, copy.run())
+    finally:
+        copy.restore(program)
+    return found, [one for one in attribute(found.changes) if one.outcome is Outcome.WORSE]
+
+
+def test_in_the_routers_program(copy: Copy, before: Kept) -> None:
+    found, worse = after(copy, before, "ingress", FEW_NS)
+    (change,) = (one for one in found.changes if one.metric == "program-next" and one.contender == "rauta")
+    assert change.outcome is Outcome.WORSE
+    assert 1.1 < change.change.value < 1.5
+    assert [(one.contender, one.layer) for one in worse] == [("rauta", "bpf")]
+
+
+def test_in_the_agent_of_the_backends(copy: Copy, before: Kept) -> None:
+    found, worse = after(copy, before, "agent", MANY_NS)
+    outcomes = {one.metric: one.outcome for one in found.changes if one.contender == "rauta"}
+    assert outcomes["keepalive"] is Outcome.WORSE
+    assert outcomes["program-next"] is not Outcome.WORSE
+    assert [(one.contender, one.layer) for one in worse] == [("rauta", "http")]
