@@ -202,19 +202,39 @@ static __always_inline enum verdict forward_close(struct xdp_md *ctx, const stru
 	return verdict;
 }
 
+/*
+ * The entry has noted a SYN, of a newer connection on the tuple perhaps, whose first request is not here
+ * yet: until its first answer all its segments acknowledge the cookie. They are answered as if there were
+ * no entry; what has overtaken the first request is dropped, and comes again behind it. UNDECIDED: it is
+ * none of these. (That request itself, if it is one, has replaced the entry before anybody asks here.)
+ */
+static __noinline enum verdict on_newer_syn(struct xdp_md *ctx, const struct segment *segment,
+					    const struct flow *flow)
+{
+	__u32 offset = segment->seq - flow->syn_isn;
+	enum verdict verdict;
+
+	if (!flow->syn_seen || offset > ROUTER_WINDOW + 1 || segment->flags & TCP_RST)
+		return UNDECIDED;
+	if (flow->syn_isn == flow->isn && segment->ack - 1 == flow->cookie)
+		return UNDECIDED;
+	if (!cookie_check(&segment->tuple, flow->syn_isn, segment->ack - 1))
+		return UNDECIDED;
+	verdict = answer_idle(ctx, segment);
+	if (verdict != UNDECIDED)
+		return verdict;
+	return offset == 1 ? send_reset(ctx, segment, TX_RESET_NOT_HTTP) : DROP_OUT_OF_ORDER;
+}
+
 /* A segment without data on a connection that has an entry. */
 static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment,
 						 const struct entry *entry)
 {
 	const struct flow *flow = entry->flow;
+	enum verdict verdict = on_newer_syn(ctx, segment, flow);
 
-	/* A new connection on the tuple may have shaken hands, while the entry is still the old one's. */
-	if (flow->syn_seen && segment->seq - flow->syn_isn <= 1) {
-		enum verdict verdict = answer_idle(ctx, segment);
-
-		if (verdict != UNDECIDED)
-			return verdict;
-	}
+	if (verdict != UNDECIDED)
+		return verdict;
 	if (flow->state == FLOW_ANSWERED) {
 		if (segment->flags & TCP_FIN && segment->seq == flow->next_request_seq)
 			return send_acknowledgement(ctx, segment, flow->cookie, TCP_ACK, TX_CLOSE);
@@ -258,10 +278,14 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struc
 						 const struct entry *entry)
 {
 	const struct flow *flow = entry->flow;
+	enum verdict verdict;
 
 	if (!is_flows_own(flow, segment) && starts_request(ctx, segment) &&
 	    cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
 		return open_flow(ctx, segment, entry);
+	verdict = on_newer_syn(ctx, segment, flow);
+	if (verdict != UNDECIDED)
+		return verdict;
 	if (flow->state == FLOW_ANSWERED)
 		return on_answered_data(ctx, segment, entry);
 	if (!seq_before(segment->seq, flow->next_request_seq))

@@ -33,6 +33,8 @@ static __always_inline void note_segment(struct bpf_sock *sk, struct mapping *ma
 		*kept = *mapping;
 }
 
+/* `ends`: the packet is the socket's last of its kind. What follows, an acknowledgement in TIME_WAIT or a
+ * reset, has no full socket to carry the mapping; the map may have forgotten it meanwhile. */
 static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb, const struct tuple *local,
 							  int ends)
 {
@@ -43,8 +45,11 @@ static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb,
 		sk = bpf_sk_fullsock(sk);
 	if (sk && owns_tuple(sk, local)) {
 		mapping = bpf_sk_storage_get(&connections, sk, NULL, 0);
-		if (mapping)
+		if (mapping) {
+			if (ends)
+				remember(local, mapping, MAPPING_OPEN);
 			return mapping;
+		}
 		mapping = bpf_map_lookup_elem(&mappings, local);
 		if (mapping)
 			note_segment(sk, mapping, ends);

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from e2e.bench import HOST, SECONDS, Bench, Conversation, eventually, request
-from e2e.wire import segment, send
+from e2e.wire import capture, segment, send
 from lab.checks.state import LISTEN, sockets
 from lab.clients import CLIENTS, ClientName, NoAnswer
 from lab.contenders.rauta import RunningRauta
 from lab.process import run
 from lab.servers import content
 from lab.topology import BRIDGE, FABRIC
+from rauta import tables
 from rauta.namespaces import entered
 
 pytestmark = [
@@ -45,6 +46,8 @@ SEGMENTS = content(5_000)
 TIMESTAMPS, SACK, WINDOW_SCALING = 1, 2, 4
 """tcpi_options in struct tcp_info (include/uapi/linux/tcp.h)"""
 TIME_WAIT = "06"
+TUPLE = ("client", "server", "client_port", "server_port")
+"""struct tuple of bpf/contract.h"""
 TCP_REPAIR = 19
 """include/uapi/linux/tcp.h; Python has no name for it. A socket under repair closes without a word."""
 ABORT = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -254,6 +257,29 @@ def test_the_backend_sees_the_client(routed: Bench) -> None:
 
 
 # ---- ends -----------------------------------------------------------------------------------------------
+
+
+def test_the_last_acknowledgement_of_a_long_connection_leaves_in_the_vips_name(routed: Bench) -> None:
+    """Its mapping may long be evicted from the agent's map; in TIME_WAIT there is no socket any more to carry it."""
+    assert isinstance(routed.running, RunningRauta)
+    agent, server = routed.running.agents["api-1"], routed.network.hosts["api-1"].address
+    with capture(routed.client) as wire:
+        with routed.connected() as connection:
+            for _ in range(3):  # from its second segment on the socket itself carries the translation
+                assert connection.ask("/api/x").backend == "api-1"
+            ends = tables.be32(routed.client.address), tables.be32(server)
+            ports = tables.be16(connection.port), tables.be16(8080)
+            assert agent.object.maps["mappings"].delete(dict(zip(TUPLE, ends + ports, strict=True)))
+            assert connection.ask("/api/x", "Connection: close").body == BODY
+            assert connection.ended()
+            (servers,) = (packet for packet in wire.received() if "F" in packet.flags)
+            eventually(
+                lambda: any(one.ack == servers.after for one in wire.sent()), "the client to acknowledge the end"
+            )
+        eventually(lambda: any("F" in packet.flags for packet in wire.sent()), "the client's end")
+        (end,) = (packet for packet in wire.sent() if "F" in packet.flags)
+        eventually(lambda: any(one.ack == end.after for one in wire.received()), "the acknowledgement of it")
+        assert {packet.source for packet in wire.received()} == {end.destination}
 
 
 def test_a_port_can_be_used_again_as_soon_as_the_server_has_closed(routed: Bench) -> None:

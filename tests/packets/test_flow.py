@@ -330,7 +330,64 @@ def test_acknowledgements_of_the_old_connection_still_are(router: Router) -> Non
     known(router, syn_seen=1, syn_isn=AGAIN.isn)
     router.forwards(ALICE.ack(AFTER_HEAD, acked=700), "FORWARDED", "web-1")
     router.forwards(AGAIN.ack(ack=AGAIN.cookie), "FORWARDED", "web-1", cookie=ALICE.cookie)
-    router.forwards(AGAIN.ack(at=1), "FORWARDED", "web-1", cookie=ALICE.cookie)
+    router.forwards(AGAIN.ack(at=oracle.ROUTER_WINDOW + 1), "FORWARDED", "web-1", cookie=ALICE.cookie)
+
+
+NEWER = pytest.mark.parametrize("again", [AGAIN, PAST], ids=["higher numbers", "lower numbers"])
+STATES = pytest.mark.parametrize("state", [oracle.FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED])
+
+
+@NEWER
+@STATES
+@pytest.mark.parametrize("payload", [b"x", b"G", b"\x16\x03\x01hello", b"get / HTTP/1.1\r\n\r\n"])
+def test_first_data_that_is_not_http_is_reset_as_on_a_tuple_of_its_own(
+    router: Router, again: Connection, state: int, payload: bytes
+) -> None:
+    """Neither left waiting, nor forwarded as if it were the old connection's."""
+    before = known(router, syn_seen=1, syn_isn=again.isn, state=state)
+    router.resets(again.data(payload), "TX_RESET_NOT_HTTP")
+    router.resets(again.fin(payload=payload), "TX_RESET_NOT_HTTP")
+    assert router.flow(ALICE) == before
+
+
+OVERTAKERS = {
+    "body": {"payload": b"b" * 1000, "at": 500},
+    "body that looks like a request": {"payload": request("/api"), "at": 500},
+    "last byte of the window": {"payload": b"b", "at": oracle.ROUTER_WINDOW - 1},
+    "acknowledgement": {"payload": b"", "at": 1},
+    "end": {"payload": b"", "at": 500, "flags": "FA"},
+    "end behind data": {"payload": b"b", "at": 500, "flags": "FPA"},
+}
+
+
+@NEWER
+@STATES
+@pytest.mark.parametrize("segment", OVERTAKERS.values(), ids=OVERTAKERS)
+def test_what_overtakes_the_new_connections_first_request_waits(
+    router: Router, again: Connection, state: int, segment: dict[str, Any]
+) -> None:
+    """At the old one's backend it would find nothing but a reset."""
+    before = known(router, syn_seen=1, syn_isn=again.isn, state=state)
+    router.drops(again.data(**segment), "DROP_OUT_OF_ORDER")
+    assert router.flow(ALICE) == before
+
+
+@STATES
+def test_a_probe_with_a_byte_is_answered_before_the_first_request(router: Router, state: int) -> None:
+    before = known(router, syn_seen=1, syn_isn=PAST.isn, state=state)
+    probe = PAST.data(b"\0", at=-1, flags="A")
+    router.sends(probe, "TX_KEEPALIVE", acknowledgement_of(probe))
+    assert router.flow(ALICE) == before
+
+
+def test_a_syn_that_came_twice_does_not_make_a_newer_connection(router: Router) -> None:
+    """The entry then notes its own connection's number."""
+    made = entry(ALICE.data(POST), "web", "web-1", body=3000, syn_seen=1, syn_isn=ALICE.isn)
+    router.put_flow(ALICE, **made)
+    router.forwards(ALICE.data(POST[:-1]), "FORWARDED_AGAIN", "web-1", opens=True)
+    router.forwards(ALICE.data(b"b" * 1000, len(POST)), "FORWARDED", "web-1")
+    router.forwards(ALICE.ack(len(POST)), "FORWARDED", "web-1")
+    router.forwards(ALICE.data(HEAD, AFTER_POST), "ROUTED_NEXT", "web-1")
 
 
 def test_a_reset_of_the_new_connection_is_never_answered(router: Router) -> None:
@@ -351,8 +408,8 @@ def test_a_forged_syn_cannot_swallow_acknowledgements(router: Router) -> None:
     router.forwards(ALICE.ack(AFTER_HEAD, acked=100), "FORWARDED", "web-1")
 
 
-@pytest.mark.parametrize("again", [AGAIN, PAST], ids=["higher numbers", "lower numbers"])
-@pytest.mark.parametrize("state", [oracle.FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED])
+@NEWER
+@STATES
 def test_a_request_that_proves_a_new_connection_replaces_the_entry(
     router: Router, again: Connection, state: int
 ) -> None:
