@@ -12,7 +12,7 @@
     environment   see lab.environment;  programs: by contender, BPF programs with tag, sizes, verified instructions
     checks        in order: number (its place in the scenario), cell, contender, name, passed, detail, seconds
     metrics       by cell, measure, quantity and contender: unit, better, layer, instrument, rounds, the median
-                  with its 95 % interval (low, high; null below five rounds); of histograms also p50 to p99.9
+                  with its 95 % interval (low, high; null below six rounds); of histograms also p50 to p99.9
     capacities    by cell and measure: what others' rates are shares of, by contender
     order         by round: what was measured, in that order
     verdicts      one for each target and cell, see lab.verdict.Verdict

@@ -8,7 +8,7 @@ The interval is the *expanded percentile bootstrap*: rounds are drawn with repla
 draw, and the quantiles that bound the interval are moved outwards for the smallness of the sample, as Student's t does
 for the normal distribution (T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician
 69, 2015, section 5.3). The plain percentile bootstrap of a median covers too little: in simulations (2,000 samples,
-normal, heavy-tailed and skewed noise) a nominal 95 % covered 91 to 95 %, this one 94 to 98 % for 5 to 20 rounds.
+normal, heavy-tailed and skewed noise) a nominal 95 % covered 91 to 95 %, this one 94 to 98 % for 6 to 20 rounds.
 tests/unit/test_statistics.py repeats the simulation.
 """
 
@@ -24,8 +24,8 @@ from scipy import stats
 from lab.histogram import Histogram
 
 RESAMPLES = 4_999
-FEWEST_ROUNDS = 5
-"""below which no interval is made: the range of n rounds misses a median with probability 2^(1-n), 6 % for 5"""
+FEWEST_ROUNDS = 6
+"""below which no interval is made: even the range of n rounds misses a median with probability 2^(1-n), 6 % for 5"""
 OUTLIER_SCORE = 3.5
 """of the modified z-score (B. Iglewicz, D. Hoaglin, How to Detect and Handle Outliers, 1993)"""
 _SEED = 7
