@@ -39,9 +39,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lab import comparable
 from lab.columns import COLUMNS
 from lab.environment import REPOSITORY
-from lab.errors import UsageError
+from lab.errors import NotComparable, UsageError
 from lab.histogram import Histogram
 from lab.samples import Quantity, Sample
 from lab.verdict import Exit, Validity, Verdict
@@ -241,11 +242,14 @@ class Record:
 
         Raises:
             UsageError: its scenario or seed was another one, or there is nothing to take over.
+            NotComparable: the machine, its tools or the revision are not what they were.
         """
         before = read(self.folder)
         if before["scenario"]["resolved"] != self.scenario["resolved"] or before["seed"] != self.seed:
             advice = "Run it with the same file, --profile, --set, --contender and --seed, or without --resume."
             raise UsageError(f"resuming {self.id}", "it was another scenario, or another seed", advice)
+        if found := comparable.differences(before["environment"], self.environment, comparable.SAME_RUN):
+            raise NotComparable(f"resuming {self.id}", "; ".join(map(str, found)), "Start it anew, without --resume.")
         self.order = before["order"]
         self.earlier = before["duration"]
         self.started = datetime.fromisoformat(before["started"])
