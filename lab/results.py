@@ -267,35 +267,30 @@ def restored(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any
         rounds: how many were finished; samples of a later one are left out.
     """
     numbers = {cell_text(cell): number for number, cell in enumerate(cells)}
-    for index, row in enumerate(rows):
-        if row["quantity"] or row["round"] > rounds:
-            continue
-        others: dict[str, float] = {}
-        for further in rows[index + 1 :]:
-            if not further["quantity"]:
-                break
-            others[further["quantity"]] = further["value"]
-        sample = Sample(
-            value=row["value"],
-            valid=row["valid"],
-            reason=row["reason"],
-            quantities=others,
-            histogram=Histogram.decode(row["histogram"]) if row["histogram"] else None,
-            requests=row["requests"],
-            generator=row["generator"],
-            flags=tuple(row["flags"].split("; ")) if row["flags"] else (),
-            details=json.loads(row["details"]),
-        )
-        yield Taken(
-            numbers[row["cell"]],
-            row["round"],
-            row["position"],
-            row["contender"],
-            row["measure"],
-            row["scale"],
-            row["started"],
-            sample,
-        )
+    groups: list[tuple[Mapping[str, Any], dict[str, float]]] = []
+    for row in rows:
+        if not row["quantity"]:
+            groups.append((row, {}))
+        else:
+            groups[-1][1][row["quantity"]] = row["value"]
+    for row, others in groups:
+        if row["round"] <= rounds:
+            where = numbers[row["cell"]], row["round"], row["position"], row["contender"], row["measure"]
+            yield Taken(*where, row["scale"], row["started"], _sample(row, others))
+
+
+def _sample(row: Mapping[str, Any], quantities: Mapping[str, float]) -> Sample:
+    return Sample(
+        value=row["value"],
+        valid=row["valid"],
+        reason=row["reason"],
+        quantities=quantities,
+        histogram=Histogram.decode(row["histogram"]) if row["histogram"] else None,
+        requests=row["requests"],
+        generator=row["generator"],
+        flags=tuple(row["flags"].split("; ")) if row["flags"] else (),
+        details=json.loads(row["details"]),
+    )
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:
