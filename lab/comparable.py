@@ -8,7 +8,7 @@ measure's settings but its duration, contender and its settings, parameters, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DECISIVE = ("kernel.release", "kernel.machine", "cpu", "bpf", "mitigations", "tools", "sysctls", "python")
 """fields of the environment, dotted; of a mapping every field in it"""
+SAME_RUN = (*DECISIVE, "git.revision")
+"""what must not differ within one run, either, when it is resumed"""
 SURROUNDINGS = ("topology", "servers", "routing", "background")
 """fields of a scenario that all its metrics depend on"""
 REPEATED = ("duration",)
@@ -37,9 +39,11 @@ class Difference:
         return f"{self.field} differs ({self.first} and {self.second})"
 
 
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Which decisive fields of two environments differ, in the order of DECISIVE."""
-    return [found for field in DECISIVE for found in differing(field, _at(first, field), _at(second, field))]
+def differences(
+    first: Mapping[str, Any], second: Mapping[str, Any], fields: Sequence[str] = DECISIVE
+) -> list[Difference]:
+    """Which of some fields of two environments differ, in the order of ``fields``."""
+    return [found for field in fields for found in differing(field, _at(first, field), _at(second, field))]
 
 
 def refuse(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:

@@ -62,9 +62,10 @@ class Kept:
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
+        """Of the finished rounds."""
         path = self.folder / "samples.parquet"
-        found: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.is_file() else []
-        return found
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.is_file() else []
+        return [row for row in rows if row["round"] <= self.content["rounds"]["done"]]
 
     @cached_property
     def taken(self) -> list[Taken]:

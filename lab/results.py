@@ -39,9 +39,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lab import comparable
 from lab.columns import COLUMNS
 from lab.environment import REPOSITORY
-from lab.errors import UsageError
+from lab.errors import NotComparable, UsageError
 from lab.histogram import Histogram
 from lab.samples import Quantity, Sample
 from lab.verdict import Exit, Validity, Verdict
@@ -241,11 +242,14 @@ class Record:
 
         Raises:
             UsageError: its scenario or seed was another one, or there is nothing to take over.
+            NotComparable: the machine, its tools or the revision are not what they were.
         """
         before = read(self.folder)
         if before["scenario"]["resolved"] != self.scenario["resolved"] or before["seed"] != self.seed:
             advice = "Run it with the same file, --profile, --set, --contender and --seed, or without --resume."
             raise UsageError(f"resuming {self.id}", "it was another scenario, or another seed", advice)
+        if found := comparable.differences(before["environment"], self.environment, comparable.SAME_RUN):
+            raise NotComparable(f"resuming {self.id}", "; ".join(map(str, found)), "Start it anew, without --resume.")
         self.order = before["order"]
         self.earlier = before["duration"]
         self.started = datetime.fromisoformat(before["started"])
@@ -263,35 +267,30 @@ def restored(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any
         rounds: how many were finished; samples of a later one are left out.
     """
     numbers = {cell_text(cell): number for number, cell in enumerate(cells)}
-    for index, row in enumerate(rows):
-        if row["quantity"] or row["round"] > rounds:
-            continue
-        others: dict[str, float] = {}
-        for further in rows[index + 1 :]:
-            if not further["quantity"]:
-                break
-            others[further["quantity"]] = further["value"]
-        sample = Sample(
-            value=row["value"],
-            valid=row["valid"],
-            reason=row["reason"],
-            quantities=others,
-            histogram=Histogram.decode(row["histogram"]) if row["histogram"] else None,
-            requests=row["requests"],
-            generator=row["generator"],
-            flags=tuple(row["flags"].split("; ")) if row["flags"] else (),
-            details=json.loads(row["details"]),
-        )
-        yield Taken(
-            numbers[row["cell"]],
-            row["round"],
-            row["position"],
-            row["contender"],
-            row["measure"],
-            row["scale"],
-            row["started"],
-            sample,
-        )
+    groups: list[tuple[Mapping[str, Any], dict[str, float]]] = []
+    for row in rows:
+        if not row["quantity"]:
+            groups.append((row, {}))
+        else:
+            groups[-1][1][row["quantity"]] = row["value"]
+    for row, others in groups:
+        if row["round"] <= rounds:
+            where = numbers[row["cell"]], row["round"], row["position"], row["contender"], row["measure"]
+            yield Taken(*where, row["scale"], row["started"], _sample(row, others))
+
+
+def _sample(row: Mapping[str, Any], quantities: Mapping[str, float]) -> Sample:
+    return Sample(
+        value=row["value"],
+        valid=row["valid"],
+        reason=row["reason"],
+        quantities=quantities,
+        histogram=Histogram.decode(row["histogram"]) if row["histogram"] else None,
+        requests=row["requests"],
+        generator=row["generator"],
+        flags=tuple(row["flags"].split("; ")) if row["flags"] else (),
+        details=json.loads(row["details"]),
+    )
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:

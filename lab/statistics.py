@@ -24,6 +24,8 @@ from scipy import stats
 from lab.histogram import Histogram
 
 RESAMPLES = 4_999
+HISTOGRAM_RESAMPLES = 999
+"""of histograms, each of which has thousands of values"""
 FEWEST_ROUNDS = 6
 """below which no interval is made: even the range of n rounds misses a median with probability 2^(1-n), 6 % for 5"""
 OUTLIER_SCORE = 3.5
@@ -165,7 +167,7 @@ class _Grid:
     def resampled(self, rounds: Sequence[Histogram], share: float) -> Values:
         """The quantile of each draw of rounds."""
         counts = self.counts(rounds)
-        draws = _draws(len(rounds))
+        draws = _draws(len(rounds))[:HISTOGRAM_RESAMPLES]
         weights = np.stack([(draws == number).sum(axis=1) for number in range(len(rounds))], axis=1)
         return np.concatenate([self.quantiles(part @ counts, share) for part in np.array_split(weights, 10)])
 

@@ -61,7 +61,12 @@ def comparison_table(run: Kept) -> str:
 
     A row for each metric and cell. Below a figure stands what RAUTA is of it, paired by round: the difference in layer
     bpf, whose figures include the replayer, and the ratio elsewhere.
+
+    Raises:
+        UsageError: there are no figures.
     """
+    if not run.measures:
+        raise UsageError(f"making a table of {run.id}", "it has no finished round", "`python -m lab list` shows all.")
     contenders = _contenders(run)
     rows: list[list[str]] = []
     for layer, title in LAYERS.items():

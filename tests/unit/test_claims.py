@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_runs import MACHINE, kept
+from kept_runs import MACHINE, kept, record
 
 from lab import claims, ledger, results, scenario, tables
 from lab.claims import Claim, Finding, Status
@@ -17,6 +17,7 @@ from lab.errors import UsageError
 from lab.judging import floor_key
 from lab.kept import Kept, all_kept
 from lab.samples import Sample
+from lab.verdict import Exit
 from rauta.document import DocumentError
 
 CLAIMS = claims.read(REPOSITORY / ledger.CLAIMS)
@@ -295,6 +296,15 @@ def test_an_invalid_figure_is_not_shown(folder: Path) -> None:
     samples = {"keepalive": {"rauta": [60e3] * 6, "nginx": [*[20e3] * 5, Sample(1, valid=False, reason="errors")]}}
     table = tables.comparison_table(kept(folder, "1", [samples]))
     assert "| keepalive | requests/s | 60,000 [60,000, 60,000] | – |" in table
+
+
+def test_a_run_without_a_finished_round_has_no_table(folder: Path) -> None:
+    made = record("1", [program()])
+    made.order = []
+    made.folder.mkdir()
+    made.save(Exit.INTERRUPTED)
+    with pytest.raises(UsageError, match="no finished round"):
+        tables.comparison_table(Kept.find("1"))
 
 
 def test_links_of_the_page_lead_somewhere() -> None:
