@@ -187,7 +187,7 @@ struct flow {			/* only ever inserted after a valid cookie */
 	__u8 first;		/* request_seq is the connection's first byte */
 	__u8 answer;		/* enum verdict, if the router answered: what it said */
 	__u8 reserved[16];	/* to one cache line */
-};
+} __attribute__((aligned(8))); /* copied in words of eight bytes */
 
 /*
  * Map flows: an array of sets; set number = (flow_hash & 0xffffffff) * flow_sets >> 32,

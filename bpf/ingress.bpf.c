@@ -129,12 +129,11 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const stru
 	if (!scratch)
 		return DROP_NO_ROOM;
 	verdict = route_request(ctx, segment, scratch, &cluster);
-	if (verdict == UNDECIDED && cluster != entry->flow->cluster)
+	if (verdict == UNDECIDED && cluster != entry->flow.cluster)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
-	verdict =
-		encapsulate(ctx, segment, entry->flow->backend, outer_id(entry->flow->cookie), ROUTED_NEXT);
+	verdict = encapsulate(ctx, segment, entry->flow.backend, outer_id(entry->flow.cookie), ROUTED_NEXT);
 	if (verdict == ROUTED_NEXT)
 		note_request(entry, segment, &scratch->request);
 	return verdict;
@@ -195,7 +194,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, const struct seg
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, const struct segment *segment,
 						  const struct entry *entry)
 {
-	enum verdict verdict = forward(ctx, segment, entry->flow, FORWARDED_CLOSE);
+	enum verdict verdict = forward(ctx, segment, &entry->flow, FORWARDED_CLOSE);
 
 	if (verdict == FORWARDED_CLOSE)
 		note_closing(entry, segment);
@@ -230,7 +229,7 @@ static __noinline enum verdict on_newer_syn(struct xdp_md *ctx, const struct seg
 static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment,
 						 const struct entry *entry)
 {
-	const struct flow *flow = entry->flow;
+	const struct flow *flow = &entry->flow;
 	enum verdict verdict = on_newer_syn(ctx, segment, flow);
 
 	if (verdict != UNDECIDED)
@@ -253,22 +252,25 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const struct segment *segment,
 						     const struct entry *entry)
 {
-	__u32 ack = entry->flow->next_request_seq;
+	const struct flow *answered = &entry->flow;
+	__u32 ack = answered->next_request_seq, more = data_end(segment) - ack;
 	struct reply reply = {
 		.seq = segment->ack,
-		.window = later_window(entry->flow->cookie),
+		.window = later_window(answered->cookie),
 		.flags = TCP_ACK,
 		.answer = -1,
 	};
 
-	if (segment->seq == entry->flow->request_seq)
-		return say(ctx, segment, entry->flow->cookie, ack, entry->flow->answer);
-	if (seq_before(ack, data_end(segment)))
-		ack = data_end(segment);
+	if (segment->seq == answered->request_seq)
+		return answer_of(answered->answer) < 0
+			       ? DROP_ANSWERED
+			       : say(ctx, segment, answered->cookie, ack, answered->answer);
+	if (more <= ROUTER_WINDOW)
+		ack += more;
 	reply.ack = ack;
 	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
 		return DROP_NO_ROOM;
-	CHANGE_FLOW(entry, segment, flow->next_request_seq = ack);
+	CHANGE_FLOW(entry, flow->next_request_seq = ack);
 	return TX_DISCARDED;
 }
 
@@ -277,7 +279,7 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment,
 						 const struct entry *entry)
 {
-	const struct flow *flow = entry->flow;
+	const struct flow *flow = &entry->flow;
 	enum verdict verdict;
 
 	if (!is_flows_own(flow, segment) && starts_request(ctx, segment) &&
@@ -302,7 +304,7 @@ static __always_inline enum verdict on_flow(struct xdp_md *ctx, const struct seg
 {
 	if (!segment->length || segment->flags & TCP_RST)
 		return on_flow_bare(ctx, segment, entry);
-	if (segment->seq == entry->flow->next_request_seq && entry->flow->state == FLOW_OPEN)
+	if (segment->seq == entry->flow.next_request_seq && entry->flow.state == FLOW_OPEN)
 		return continue_flow(ctx, segment, entry);
 	return on_flow_data(ctx, segment, entry);
 }
@@ -316,15 +318,15 @@ static __always_inline enum verdict handle(struct xdp_md *ctx)
 	if (verdict != UNDECIDED)
 		return verdict;
 	segment.hash = flow_hash(&segment.tuple);
-	entry = find_flow(&segment);
+	find_flow(&entry, &segment);
 	if (!entry.set)
 		return DROP_NO_ROOM;
 	if (segment.flags & TCP_SYN) {
-		if (entry.flow)
+		if (entry.kept)
 			note_syn(&entry, &segment);
 		return answer_syn(ctx, &segment);
 	}
-	return entry.flow ? on_flow(ctx, &segment, &entry) : without_flow(ctx, &segment, &entry);
+	return entry.kept ? on_flow(ctx, &segment, &entry) : without_flow(ctx, &segment, &entry);
 }
 
 SEC("xdp")
