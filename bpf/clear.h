@@ -19,22 +19,26 @@
 #include "socket.h"
 #include "translate.h"
 
-static __always_inline void write_reset(struct headers *headers, __u32 seq)
+/* The packet becomes the reset. Written through the helper, which keeps the sum right that a device may
+ * have made of the packet (CHECKSUM_COMPLETE). 0, or negative. */
+static __always_inline long write_reset(struct __sk_buff *skb, const struct headers *headers, __u32 seq)
 {
-	struct iphdr *ip = headers->ip;
-	struct tcphdr *tcp = headers->tcp;
+	struct {
+		struct iphdr ip;
+		struct tcphdr tcp;
+	} reset = { .ip = *headers->ip };
+	struct tcphdr *tcp = &reset.tcp;
 
-	ip->tot_len = bpf_htons(IP_LENGTH + TCP_LENGTH);
-	ip->check = 0;
-	ip->check = checksum_fold(checksum_add(0, ip, IP_LENGTH / 4));
+	reset.ip.tot_len = bpf_htons(sizeof(reset));
+	reset.ip.check = 0;
+	reset.ip.check = checksum_fold(checksum_add(0, &reset.ip, IP_LENGTH / 4));
+	tcp->source = headers->tcp->source;
+	tcp->dest = headers->tcp->dest;
 	tcp->seq = bpf_htonl(seq);
-	tcp->ack_seq = 0;
 	((__be16 *)tcp)[6] = bpf_htons(TCP_LENGTH / 4 << 12 | TCP_RST);
-	tcp->window = 0;
-	tcp->check = 0;
-	tcp->urg_ptr = 0;
-	tcp->check = checksum_fold(
-		checksum_add(checksum_pseudo(ip->saddr, ip->daddr, TCP_LENGTH), tcp, TCP_LENGTH / 4));
+	tcp->check = checksum_fold(checksum_add(checksum_pseudo(reset.ip.saddr, reset.ip.daddr, TCP_LENGTH),
+						tcp, TCP_LENGTH / 4));
+	return bpf_skb_store_bytes(skb, ETH_LENGTH, &reset, sizeof(reset), BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Marks the packet to go round through this interface's ingress as `what`; 0, or -1 after too many times.
@@ -61,8 +65,8 @@ static __always_inline enum verdict clear_socket(struct __sk_buff *skb, struct b
 		return AGENT_DROP_ATTEMPTS;
 	if (remember(local, mapping, MAPPING_CLEARING))
 		return AGENT_DROP_REFUSED;
-	if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) || !find_headers(skb, &headers))
+	if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) || !find_headers(skb, &headers) ||
+	    write_reset(skb, &headers, next))
 		return AGENT_DROP_MALFORMED;
-	write_reset(&headers, next);
 	return AGENT_CLEARING;
 }

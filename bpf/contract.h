@@ -147,7 +147,8 @@ struct maglev_slots {		/* inner maps of `clusters`, an array of maps by cluster 
 struct backend {		/* map backends, by index */
 	__be32 address;		/* of the host, where encapsulated packets go; 0: no such backend */
 	__u8 next_hop[6];	/* MAC address */
-	__u16 reserved;
+	__u8 source[6];		/* MAC address of the interface that leads there, if it is not 0 */
+	__u32 interface;	/* its index; 0: packets leave through the one that they came in on */
 };
 
 /* ---- router: flows ------------------------------------------------------------------------------ */
@@ -187,7 +188,7 @@ struct flow {			/* only ever inserted after a valid cookie */
 	__u8 first;		/* request_seq is the connection's first byte */
 	__u8 answer;		/* enum verdict, if the router answered: what it said */
 	__u8 reserved[16];	/* to one cache line */
-};
+} __attribute__((aligned(8))); /* copied in words of eight bytes */
 
 /*
  * Map flows: an array of sets; set number = (flow_hash & 0xffffffff) * flow_sets >> 32,
@@ -245,7 +246,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
  */
 #define VERDICT_DROP	16	/* router: below, the packet is passed to the kernel */
 #define VERDICT_TX	64	/* router: below, it is dropped; from here on, it is sent out by XDP_TX */
-#define VERDICT_ENCAPSULATED 112 /* router: from here on, to a backend */
+#define VERDICT_ENCAPSULATED 112 /* router: from here on, to a backend, by XDP_TX or XDP_REDIRECT */
 #define VERDICT_AGENT	128	/* from here on, the agent's: pass, then drop, then round again, then egress */
 #define VERDICT_AGENT_DROP 144
 #define VERDICT_AGENT_AGAIN 176
@@ -290,7 +291,7 @@ enum verdict {
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
 
-	/* Router: encapsulated, XDP_TX */
+	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */
 	ROUTED_NEXT,			/* a later request on the same connection */
 	FORWARDED,			/* body, acknowledgement */

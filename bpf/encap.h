@@ -33,8 +33,24 @@ static __always_inline void write_outer(struct iphdr *outer, const struct segmen
 	outer->check = checksum_fold(checksum_add(0, outer, IP_LENGTH / 4));
 }
 
-/* Sends the packet to the backend: returns `verdict`, or why it was dropped. */
-static __noinline enum verdict encapsulate(struct xdp_md *ctx, const struct segment *segment, __u32 index,
+/* The outer Ethernet header, and through which interface. Backends behind the interface that the packet
+ * came in on are sent to by XDP_TX, which spares looking the interface up. */
+static __always_inline void write_ethernet(struct xdp_md *ctx, struct ethhdr *eth,
+					   const struct ethhdr *inner, struct segment *segment,
+					   const struct backend *backend)
+{
+	if (backend->interface && backend->interface != ctx->ingress_ifindex) {
+		segment->leaves = backend->interface;
+		__builtin_memcpy(eth->h_source, backend->source, ETH_ALEN);
+	} else {
+		__builtin_memcpy(eth->h_source, inner->h_dest, ETH_ALEN);
+	}
+	__builtin_memcpy(eth->h_dest, backend->next_hop, ETH_ALEN);
+	eth->h_proto = bpf_htons(ETH_P_IP);
+}
+
+/* Makes the packet ready to leave for the backend: returns `verdict`, or why it was dropped. */
+static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *segment, __u32 index,
 					   __u16 id, enum verdict verdict)
 {
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
@@ -57,9 +73,7 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, const struct segm
 	inner = data + IP_LENGTH;
 	if ((void *)(inner + 1) > end)
 		return DROP_NO_ROOM;
-	__builtin_memcpy(eth->h_source, inner->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, backend->next_hop, ETH_ALEN);
-	eth->h_proto = bpf_htons(ETH_P_IP);
+	write_ethernet(ctx, eth, inner, segment, backend);
 	write_outer((void *)(eth + 1), segment, backend->address, id);
 	return verdict;
 }

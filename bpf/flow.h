@@ -7,11 +7,14 @@
  * set without the key. The kernel's LRU hash costs 52 ns for a look-up and 145 ns for an insertion here
  * (docs/performance.md), this one about a tenth of that, and its memory is as fixed.
  *
- * Readers take no lock. Writers do, and look again whether the entry is still their tuple's. A reader that
- * races with an eviction may send one packet to the backend of another flow, whose agent drops it: it has
- * no socket on the tuple.
+ * Readers take no lock: they copy the entry, and look at its tuple before and after. An entry's place is
+ * given to another flow with no tuple in it meanwhile, so a copy is all one flow's. Writers take the lock,
+ * and change an entry only if it is still the connection's that was copied. What a reader decides may then
+ * be about a flow that is just being evicted: its packet goes where it would have gone a moment ago.
  */
 #pragma once
+
+#include <stddef.h>
 
 #include "hash.h"
 #include "packet.h"
@@ -28,7 +31,8 @@ const volatile __u32 flow_sets = 16384; /* the same number */
 
 struct entry {
 	struct flow_set *set;
-	struct flow *flow; /* NULL: the set has none for the tuple */
+	struct flow *kept; /* in the table; NULL: it has none for the tuple */
+	struct flow flow;  /* what it said, if there is one */
 };
 
 static __always_inline __u32 flow_tag(__u64 hash)
@@ -42,29 +46,39 @@ static __always_inline int same_tuple(const struct tuple *a, const struct tuple 
 	       a->server_port == b->server_port;
 }
 
-static __always_inline struct entry find_flow(const struct segment *segment)
+/* The flow of the segment's tuple, if its way has one: copied, and `kept`. */
+static __always_inline void read_flow(struct entry *entry, struct flow *flow, const struct segment *segment)
+{
+	if (!same_tuple(&flow->tuple, &segment->tuple))
+		return;
+	barrier();
+	__builtin_memcpy(&entry->flow, flow, offsetof(struct flow, reserved));
+	barrier();
+	if (same_tuple(&flow->tuple, &segment->tuple))
+		entry->kept = flow;
+}
+
+/* entry->set is NULL if there is no table. */
+static __always_inline void find_flow(struct entry *entry, const struct segment *segment)
 {
 	__u32 index = (segment->hash & 0xffffffff) * flow_sets >> 32, tag = flow_tag(segment->hash),
 	      found = FLOW_WAYS;
-	struct entry entry = { .set = bpf_map_lookup_elem(&flows, &index) };
-	struct flow *flow;
+	struct flow_set *set = bpf_map_lookup_elem(&flows, &index);
 
-	if (!entry.set)
-		return entry;
+	entry->set = set;
+	entry->kept = NULL;
+	if (!set)
+		return;
 #pragma unroll
 	for (__u32 way = 0; way < FLOW_WAYS; way++)
-		if (entry.set->tag[way] == tag)
+		if (set->tag[way] == tag)
 			found = way;
-	found = forget(entry.set, found);
+	found = forget(set, found);
 	if (found >= FLOW_WAYS)
-		return entry;
-	flow = &entry.set->flow[found];
-	if (!same_tuple(&flow->tuple, &segment->tuple))
-		return entry;
-	if (!(entry.set->used & 1 << found))
-		entry.set->used |= 1 << found;
-	entry.flow = flow;
-	return entry;
+		return;
+	read_flow(entry, &set->flow[found], segment);
+	if (entry->kept && !(set->used & 1 << found))
+		set->used |= 1 << found;
 }
 
 /* The way to write a new entry with this tag to: the one that has it, an empty one, or the next that was
@@ -107,7 +121,7 @@ static __always_inline __u32 data_end(const struct segment *segment)
 }
 
 /* A blank entry for the connection that the segment, its first data, opens; in the scratch map, of this CPU
- * until the program ends. */
+ * until the program ends. put_flow writes the tuple. */
 static __always_inline struct flow *new_flow(const struct segment *segment)
 {
 	struct scratch *scratch = get_scratch();
@@ -117,24 +131,29 @@ static __always_inline struct flow *new_flow(const struct segment *segment)
 		return NULL;
 	flow = &scratch->flow;
 	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->tuple = segment->tuple;
 	flow->isn = segment->seq - 1;
 	flow->cookie = segment->ack - 1;
 	flow->first = 1;
 	return flow;
 }
 
-/* Makes or replaces the tuple's entry. */
+/* Makes or replaces the tuple's entry. `flow` has no tuple yet: see the top for why it is written last. */
 static __always_inline void put_flow(struct flow_set *set, const struct segment *segment,
 				     const struct flow *flow)
 {
 	__u32 tag = flow_tag(segment->hash), way;
+	struct flow *kept;
 
 	bpf_spin_lock(&set->lock);
 	way = forget(set, choose_way(set, tag)) & (FLOW_WAYS - 1);
+	kept = &set->flow[way];
 	set->tag[way] = tag;
 	set->used |= 1 << way;
-	set->flow[way] = *flow;
+	kept->tuple = flow->tuple;
+	barrier();
+	*kept = *flow;
+	barrier();
+	kept->tuple = segment->tuple;
 	bpf_spin_unlock(&set->lock);
 }
 
@@ -146,13 +165,18 @@ static __always_inline int is_flows_own(const struct flow *flow, const struct se
 	return segment->seq - 1 == flow->isn && segment->ack - 1 == flow->cookie;
 }
 
-/* Runs `change` on the entry's flow unless it was evicted a moment ago. */
-#define CHANGE_FLOW(entry, segment, change)                                                                \
+static __always_inline int same_flow(const struct flow *a, const struct flow *b)
+{
+	return same_tuple(&a->tuple, &b->tuple) && a->isn == b->isn && a->cookie == b->cookie;
+}
+
+/* Runs `change` on the flow in the table, unless another one has got its place meanwhile. */
+#define CHANGE_FLOW(entry, change)                                                                         \
 	do {                                                                                               \
-		struct flow *flow = (entry)->flow;                                                         \
+		struct flow *flow = (entry)->kept;                                                         \
                                                                                                            \
 		bpf_spin_lock(&(entry)->set->lock);                                                        \
-		if (same_tuple(&flow->tuple, &(segment)->tuple)) {                                         \
+		if (same_flow(flow, &(entry)->flow)) {                                                     \
 			change;                                                                            \
 		}                                                                                          \
 		bpf_spin_unlock(&(entry)->set->lock);                                                      \
@@ -162,14 +186,14 @@ static __always_inline int is_flows_own(const struct flow *flow, const struct se
  * have to guess. */
 static __always_inline void note_closing(const struct entry *entry, const struct segment *segment)
 {
-	if (segment_end(segment) == entry->flow->next_request_seq && entry->flow->state == FLOW_OPEN)
-		CHANGE_FLOW(entry, segment, flow->state = FLOW_CLOSING);
+	if (segment_end(segment) == entry->flow.next_request_seq && entry->flow.state == FLOW_OPEN)
+		CHANGE_FLOW(entry, flow->state = FLOW_CLOSING);
 }
 
 /* A SYN on the tuple: the bare acknowledgement that follows must not go to the old connection's backend. */
 static __always_inline void note_syn(const struct entry *entry, const struct segment *segment)
 {
-	CHANGE_FLOW(entry, segment, flow->syn_isn = segment->seq; flow->syn_seen = 1);
+	CHANGE_FLOW(entry, flow->syn_isn = segment->seq; flow->syn_seen = 1);
 }
 
 static __always_inline void set_request(struct flow *flow, const struct segment *segment, __u16 head,
@@ -198,5 +222,5 @@ static __always_inline void note_request(const struct entry *entry, const struct
 	__u16 head = request->head_length;
 	__u32 body = request->content_length;
 
-	CHANGE_FLOW(entry, segment, set_request(flow, segment, head, body); flow->first = 0);
+	CHANGE_FLOW(entry, set_request(flow, segment, head, body); flow->first = 0);
 }

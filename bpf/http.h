@@ -330,12 +330,13 @@ static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
 	request->hosts = request->hosts ? 2 : 1;
 	request->host = at;
 	for (__u32 i = 0; i < MAX_HOST / 8 + 1; i++) {
-		__u64 word = swar_lower(word_at(scratch, at)), stop = swar_not_host(word);
+		__u64 word = word_at(scratch, at), stop = swar_not_host(word);
 		__u64 text = stop ? word & swar_before(stop) : word;
 
 		if (last && text)
 			hash = hash_mix(hash, last);
-		last = text ? text : last;
+		if (text)
+			last = swar_lower(text);
 		if (!stop) {
 			at = forget(scratch, at + 8);
 			continue;
@@ -372,14 +373,20 @@ static __always_inline __u32 read_content_length(struct scratch *scratch, __u32 
 	return skip_padding(scratch, at);
 }
 
-/* The lower-cased field name is one of three that routing needs to know; everything else is skipped. */
+static __always_inline int is_host(const struct scratch *scratch, __u32 name)
+{
+	__u64 word = swar_lower(word_at(scratch, name));
+
+	return swar_first(word, 5) == CHARS8('h', 'o', 's', 't', ':', 0, 0, 0);
+}
+
+/* The field name in lower case is one of two more that routing needs to know; everything else is skipped.
+ */
 static __always_inline __u32 read_field(struct scratch *scratch, __u32 name, __u32 colon)
 {
 	__u64 word = swar_lower(word_at(scratch, name)), next = swar_lower(word_at(scratch, name + 8));
 	__u32 value = skip_padding(scratch, colon + 1), size = colon - name;
 
-	if (size == 4 && (__u32)word == CHARS4('h', 'o', 's', 't'))
-		return read_host(scratch, value);
 	if (size == 14 && word == CHARS8('c', 'o', 'n', 't', 'e', 'n', 't', '-') &&
 	    swar_first(next, 6) == CHARS8('l', 'e', 'n', 'g', 't', 'h', 0, 0))
 		return read_content_length(scratch, value);
@@ -406,12 +413,16 @@ static long read_line(__u32 index, void *context)
 		lines->verdict = 0;
 		return 1;
 	}
-	colon = skip_name(scratch, name);
-	if (colon == name || byte_at(scratch, colon) != ':') {
-		lines->verdict = broken(colon, lines->length);
-		return 1;
+	if (is_host(scratch, name)) { /* every request has one: found without looking for its end */
+		end = read_host(scratch, skip_padding(scratch, name + 5));
+	} else {
+		colon = skip_name(scratch, name);
+		if (colon == name || byte_at(scratch, colon) != ':') {
+			lines->verdict = broken(colon, lines->length);
+			return 1;
+		}
+		end = read_field(scratch, name, colon);
 	}
-	end = read_field(scratch, name, colon);
 	if (pair_at(scratch, end) != CRLF) {
 		lines->verdict = broken(end, lines->length);
 		return 1;

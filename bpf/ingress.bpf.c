@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The router: XDP on the interface that clients' packets come in on. Every function returns the verdict on
+ * The router: XDP on the interfaces that clients' packets come in on. Every function returns the verdict on
  * the packet, or UNDECIDED when the next one has to look. docs/architecture.md follows a connection through
  * them.
  *
@@ -89,7 +89,7 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 
 /* The first request of a connection whose cookie is valid: it gets a backend and a flow entry, replacing
  * what an earlier connection left. */
-static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segment *segment,
+static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *segment,
 					 const struct entry *entry)
 {
 	struct scratch *scratch = get_scratch();
@@ -119,7 +119,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, const struct segmen
 /* A later request on an open flow. It stays with the flow's backend if its route names the same cluster;
  * else the connection ends, and in any case with a reset: the answer to the request before it may still be
  * under way, and the client would take what the router says for that. */
-static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const struct segment *segment,
+static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct segment *segment,
 						  const struct entry *entry)
 {
 	struct scratch *scratch = get_scratch();
@@ -129,12 +129,11 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, const stru
 	if (!scratch)
 		return DROP_NO_ROOM;
 	verdict = route_request(ctx, segment, scratch, &cluster);
-	if (verdict == UNDECIDED && cluster != entry->flow->cluster)
+	if (verdict == UNDECIDED && cluster != entry->flow.cluster)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
-	verdict =
-		encapsulate(ctx, segment, entry->flow->backend, outer_id(entry->flow->cookie), ROUTED_NEXT);
+	verdict = encapsulate(ctx, segment, entry->flow.backend, outer_id(entry->flow.cookie), ROUTED_NEXT);
 	if (verdict == ROUTED_NEXT)
 		note_request(entry, segment, &scratch->request);
 	return verdict;
@@ -164,7 +163,7 @@ static __always_inline int starts_request(struct xdp_md *ctx, const struct segme
 }
 
 /* No entry for the tuple: a connection's first request, or nothing that can be continued. */
-static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struct segment *segment,
+static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segment *segment,
 						 const struct entry *entry)
 {
 	enum verdict verdict;
@@ -182,7 +181,7 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, const struc
 	return verdict == UNDECIDED ? DROP_NO_FLOW : verdict;
 }
 
-static __always_inline enum verdict forward(struct xdp_md *ctx, const struct segment *segment,
+static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *segment,
 					    const struct flow *flow, enum verdict verdict)
 {
 	int opens = flow->first && segment->length && is_flows_own(flow, segment) &&
@@ -192,10 +191,10 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, const struct seg
 			   outer_id(flow->cookie) | (opens ? OUTER_ID_OPENS : 0), verdict);
 }
 
-static __always_inline enum verdict forward_close(struct xdp_md *ctx, const struct segment *segment,
+static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct segment *segment,
 						  const struct entry *entry)
 {
-	enum verdict verdict = forward(ctx, segment, entry->flow, FORWARDED_CLOSE);
+	enum verdict verdict = forward(ctx, segment, &entry->flow, FORWARDED_CLOSE);
 
 	if (verdict == FORWARDED_CLOSE)
 		note_closing(entry, segment);
@@ -227,10 +226,10 @@ static __noinline enum verdict on_newer_syn(struct xdp_md *ctx, const struct seg
 }
 
 /* A segment without data on a connection that has an entry. */
-static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struct segment *segment,
+static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, struct segment *segment,
 						 const struct entry *entry)
 {
-	const struct flow *flow = entry->flow;
+	const struct flow *flow = &entry->flow;
 	enum verdict verdict = on_newer_syn(ctx, segment, flow);
 
 	if (verdict != UNDECIDED)
@@ -253,31 +252,34 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, const struc
 static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const struct segment *segment,
 						     const struct entry *entry)
 {
-	__u32 ack = entry->flow->next_request_seq;
+	const struct flow *answered = &entry->flow;
+	__u32 ack = answered->next_request_seq, more = data_end(segment) - ack;
 	struct reply reply = {
 		.seq = segment->ack,
-		.window = later_window(entry->flow->cookie),
+		.window = later_window(answered->cookie),
 		.flags = TCP_ACK,
 		.answer = -1,
 	};
 
-	if (segment->seq == entry->flow->request_seq)
-		return say(ctx, segment, entry->flow->cookie, ack, entry->flow->answer);
-	if (seq_before(ack, data_end(segment)))
-		ack = data_end(segment);
+	if (segment->seq == answered->request_seq)
+		return answer_of(answered->answer) < 0
+			       ? DROP_ANSWERED
+			       : say(ctx, segment, answered->cookie, ack, answered->answer);
+	if (more <= ROUTER_WINDOW)
+		ack += more;
 	reply.ack = ack;
 	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
 		return DROP_NO_ROOM;
-	CHANGE_FLOW(entry, segment, flow->next_request_seq = ack);
+	CHANGE_FLOW(entry, flow->next_request_seq = ack);
 	return TX_DISCARDED;
 }
 
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
-static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struct segment *segment,
+static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segment *segment,
 						 const struct entry *entry)
 {
-	const struct flow *flow = entry->flow;
+	const struct flow *flow = &entry->flow;
 	enum verdict verdict;
 
 	if (!is_flows_own(flow, segment) && starts_request(ctx, segment) &&
@@ -297,45 +299,49 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, const struc
 	return forward(ctx, segment, flow, segment->seq == flow->request_seq ? FORWARDED_AGAIN : FORWARDED);
 }
 
-static __always_inline enum verdict on_flow(struct xdp_md *ctx, const struct segment *segment,
+static __always_inline enum verdict on_flow(struct xdp_md *ctx, struct segment *segment,
 					    const struct entry *entry)
 {
 	if (!segment->length || segment->flags & TCP_RST)
 		return on_flow_bare(ctx, segment, entry);
-	if (segment->seq == entry->flow->next_request_seq && entry->flow->state == FLOW_OPEN)
+	if (segment->seq == entry->flow.next_request_seq && entry->flow.state == FLOW_OPEN)
 		return continue_flow(ctx, segment, entry);
 	return on_flow_data(ctx, segment, entry);
 }
 
-static __always_inline enum verdict handle(struct xdp_md *ctx)
+static __always_inline enum verdict handle(struct xdp_md *ctx, struct segment *segment)
 {
-	struct segment segment;
 	struct entry entry;
-	enum verdict verdict = parse_packet(ctx, &segment);
+	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
 		return verdict;
-	segment.hash = flow_hash(&segment.tuple);
-	entry = find_flow(&segment);
+	segment->hash = flow_hash(&segment->tuple);
+	find_flow(&entry, segment);
 	if (!entry.set)
 		return DROP_NO_ROOM;
-	if (segment.flags & TCP_SYN) {
-		if (entry.flow)
-			note_syn(&entry, &segment);
-		return answer_syn(ctx, &segment);
+	if (segment->flags & TCP_SYN) {
+		if (entry.kept)
+			note_syn(&entry, segment);
+		return answer_syn(ctx, segment);
 	}
-	return entry.flow ? on_flow(ctx, &segment, &entry) : without_flow(ctx, &segment, &entry);
+	return entry.kept ? on_flow(ctx, segment, &entry) : without_flow(ctx, segment, &entry);
 }
 
 SEC("xdp")
 int rauta_ingress(struct xdp_md *ctx)
 {
-	enum verdict verdict = handle(ctx);
+	struct segment segment;
+	enum verdict verdict = handle(ctx, &segment);
 
 	count(verdict);
 	if (verdict < VERDICT_DROP)
 		return XDP_PASS;
-	return verdict < VERDICT_TX ? XDP_DROP : XDP_TX;
+	if (verdict < VERDICT_TX)
+		return XDP_DROP;
+	if (verdict < VERDICT_ENCAPSULATED || !segment.leaves)
+		return XDP_TX;
+	return bpf_redirect(segment.leaves, 0);
 }
 
 /* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for

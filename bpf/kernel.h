@@ -29,6 +29,9 @@
 #ifndef __noinline
 #define __noinline __attribute__((noinline))
 #endif
+#ifndef barrier
+#define barrier() asm volatile("" ::: "memory") /* the compiler moves no access to memory over it */
+#endif
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define likely(x)   __builtin_expect(!!(x), 1)
 

@@ -80,7 +80,8 @@ static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bp
 		known = bpf_map_lookup_elem(&mappings, local);
 	if (!known || known->vip != mapping->vip || known->vip_port != mapping->vip_port)
 		return AGENT_DROP_CONFLICT;
-	if (same_connection(known, mapping))
+	/* While an old socket is being cleared, the map says already who comes next. */
+	if (known->state != MAPPING_CLEARING && same_connection(known, mapping))
 		return AGENT_OPENED_ALREADY;
 	return clear_socket(skb, sk, local, mapping);
 }

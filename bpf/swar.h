@@ -52,16 +52,18 @@ static __always_inline __u64 swar_from(__u64 low, __u8 limit)
 	return low + SWAR_ONES * (0x80 - limit);
 }
 
-/* Bytes that are no part of a host name in lower case: anything but letters, digits, '-', '.' and '_'. A
- * byte is inside one of the ranges if it has passed an odd number of their ends. */
+/* Bytes that are no part of a host name: anything but letters, digits, '-', '.' and '_'. A byte is inside
+ * one of the ranges if it has passed an odd number of their ends. */
 static __always_inline __u64 swar_not_host(__u64 word)
 {
 	__u64 low = word & ~SWAR_HIGH;
-	__u64 inside = swar_from(low, '-') ^ swar_from(low, '.' + 1) ^ swar_from(low, '0') ^
-		       swar_from(low, '9' + 1) ^ swar_from(low, '_') ^ swar_from(low, '_' + 1) ^
-		       swar_from(low, 'a') ^ swar_from(low, 'z' + 1);
+	__u64 signs = swar_from(low, '-') ^ swar_from(low, '.' + 1) ^ swar_from(low, '_') ^
+		      swar_from(low, '_' + 1);
+	__u64 digits = swar_from(low, '0') ^ swar_from(low, '9' + 1);
+	__u64 letters = swar_from(low, 'A') ^ swar_from(low, 'Z' + 1) ^ swar_from(low, 'a') ^
+			swar_from(low, 'z' + 1);
 
-	return ~(inside & ~word) & SWAR_HIGH;
+	return ~((signs ^ digits ^ letters) & ~word) & SWAR_HIGH;
 }
 
 /* The first `length` (0..8) bytes of a word, the others zero. */

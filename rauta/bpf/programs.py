@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
+CHECKSUM_COMPLETE = 1 << 2  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 STATS_RUN_TIME = 0  # BPF_STATS_RUN_TIME
 ROOM_TO_GROW = 65536  # bytes a program may add to the packet it is tested with: no IPv4 packet is longer
 
@@ -114,17 +115,27 @@ class Program:
             f"setting autoload of program '{self.name}'",
         )
 
-    def test_run(self, data: bytes, *, ctx: bytes | None = None, repeat: int = 1, ctx_out_size: int = 0) -> TestRun:
+    def test_run(
+        self,
+        data: bytes,
+        *,
+        ctx: bytes | None = None,
+        repeat: int = 1,
+        ctx_out_size: int = 0,
+        checksum_complete: bool = False,
+    ) -> TestRun:
         """Runs the program on a packet, at least 14 bytes from the Ethernet header on, and returns what it made of it.
 
         `ctx` comes from `xdp_context` or `skb_context`; `ctx_out_size` asks for that many bytes of it back (for tc, the
-        size of `skb_context()`). With `repeat`, the packet is *not* restored between runs. BpfError when the kernel
-        refuses.
+        size of `skb_context()`). With `repeat`, the packet is *not* restored between runs. With `checksum_complete`, a
+        tc program gets the packet as from a device that has summed it up, and must keep that sum right (a newer kernel
+        than the rest). BpfError when the kernel refuses, or finds the sum wrong.
         """
         data_out = ctypes.create_string_buffer(len(data) + ROOM_TO_GROW)
         ctx_out = ctypes.create_string_buffer(ctx_out_size) if ctx_out_size else None
         options = self._options(data, ctx, repeat)
         options.data_out, options.data_size_out = ctypes.addressof(data_out), len(data_out)
+        options.flags = CHECKSUM_COMPLETE if checksum_complete else 0
         if ctx_out is not None:
             options.ctx_out, options.ctx_size_out = ctypes.addressof(ctx_out), ctx_out_size
         self._run(options, f"running program '{self.name}' on {len(data)} bytes")

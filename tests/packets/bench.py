@@ -20,10 +20,11 @@ from packets.oracle import Route, Vip
 from rauta import loading, namespaces
 from rauta.bpf import BpfObject, Map, MapType, skb_context
 
-XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
+XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
 FLOW_SETS = 16
+INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
 
 CLUSTERS: dict[str, dict[str, int]] = {
     "web": {"web-1": 1, "web-2": 1},
@@ -105,7 +106,7 @@ class Router(Bench):
         """Puts everything back that a test may have changed."""
         self.object.maps["flows"].clear()
         for backend in BACKENDS.values():
-            value = {"address": oracle.be32(backend.address), "next_hop": bytes.fromhex(backend.mac.replace(":", ""))}
+            value = {"address": oracle.be32(backend.address), "next_hop": oracle.mac(backend.mac)}
             self.object.maps["backends"].update(backend.index, value)
         self.set_cookie_keys(oracle.COOKIE_KEYS, 0)
         self.route(*SHOP_ROUTES)
@@ -122,6 +123,17 @@ class Router(Bench):
     def set_cookie_keys(self, keys: Sequence[tuple[int, int]], epoch: int) -> None:
         """Gives the router these keys, and the one to use for new cookies."""
         self.object.maps["cookie_keys"].update(0, {"key": [list(key) for key in keys], "epoch": epoch})
+
+    def lead(self, backend: str, interface: int, source_mac: str) -> None:
+        """Has the way to a backend lead out of an interface, which has that MAC address."""
+        one = BACKENDS[backend]
+        value = {
+            "address": oracle.be32(one.address),
+            "next_hop": oracle.mac(one.mac),
+            "source": oracle.mac(source_mac),
+            "interface": interface,
+        }
+        self.object.maps["backends"].update(one.index, value)
 
     def retire(self, backend: str) -> None:
         """Takes a backend out of the configuration."""
@@ -193,9 +205,27 @@ class Router(Bench):
 
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
         """
+        self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie))
+
+    def redirects(self, segment: Segment, verdict: str, backend: str, source_mac: str, *, opens: bool = False) -> None:
+        """To that backend, encapsulated, out of another interface, which has that MAC address."""
+        code, output = self.run("rauta_ingress", segment, verdict)
+        expected = self.encapsulated(segment, backend, opens=opens, mac=source_mac)
+        assert (code, output.hex(" ")) == (XDP_REDIRECT, expected.hex(" "))
+
+    def encapsulated(
+        self,
+        segment: Segment,
+        backend: str,
+        *,
+        opens: bool,
+        cookie: int | None = None,
+        mac: str = frames.ROUTER_MAC,
+    ) -> bytes:
+        """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
-        self.sends(segment, verdict, frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens))
+        return frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac)
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
         """Back to the client, as the cookie SYN-ACK; its timestamp is the router's clock of just now."""

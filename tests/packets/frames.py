@@ -286,10 +286,13 @@ def carried(segment: Segment, *, opens: bool = False, source: str = "198.19.0.77
     return ethernet(ROUTER_MAC, BACKEND_MAC, bytes(IP(**header | outer) / Raw(segment.packet)))
 
 
-def encapsulated(segment: Segment, backend: Backend, source: str, cookie: int, *, opens: bool) -> bytes:
+def encapsulated(
+    segment: Segment, backend: Backend, source: str, cookie: int, *, opens: bool, mac: str = ROUTER_MAC
+) -> bytes:
     """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header.
 
-    `cookie` is that of the connection which the router takes it to be of.
+    `cookie` is that of the connection which the router takes it to be of, `mac` the address of the interface that it
+    leaves through.
     """
     outer = IP(
         src=source,
@@ -300,4 +303,4 @@ def encapsulated(segment: Segment, backend: Backend, source: str, cookie: int, *
         ttl=64,
         proto=4,
     )
-    return ethernet(ROUTER_MAC, backend.mac, bytes(outer / Raw(segment.packet)))
+    return ethernet(mac, backend.mac, bytes(outer / Raw(segment.packet)))

@@ -60,6 +60,11 @@ def be16(port: int) -> int:
     return int.from_bytes(port.to_bytes(2, "big"), "little")
 
 
+def mac(address: str) -> bytes:
+    """The six bytes of a MAC address."""
+    return bytes.fromhex(address.replace(":", ""))
+
+
 def address_of(value: int) -> str:
     """The dotted form of a __be32."""
     return str(IPv4Address(value.to_bytes(4, "little")))

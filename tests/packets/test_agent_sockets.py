@@ -25,7 +25,8 @@ from packets.frames import (
     delivered,
     request,
 )
-from packets.oracle import MAPPING_OPEN, MARK_MAGIC, MARK_OPENS, Tuple
+from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MARK_MAGIC, MARK_OPENS, Tuple
+from rauta.bpf import BpfError
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)
@@ -77,6 +78,34 @@ def test_an_older_connections_socket_is_cleared(agent: Agent, numbers: dict[str,
     agent.put_mapping(LOCAL_TUPLE, ALICE, **numbers)
     with established():
         agent.passes("ingress", carried(FIRST, opens=True), "AGENT_CLEARING", clearing(FIRST, EXPECTED))
+
+
+def test_as_long_as_that_has_not_opened_its_socket_is_an_older_ones(agent: Agent) -> None:
+    """The request comes again while an old socket is being cleared: the map has the new connection already."""
+    agent.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_CLEARING)
+    with established():
+        agent.passes("ingress", carried(FIRST, opens=True), "AGENT_CLEARING", clearing(FIRST, EXPECTED))
+
+
+@pytest.fixture
+def device_sums(agent: Agent) -> None:
+    try:
+        agent.object.programs["rauta_agent_ingress"].test_run(bytes(64), checksum_complete=True)
+    except BpfError as error:
+        pytest.skip(f"this kernel cannot test that: {error}")
+
+
+@pytest.mark.usefixtures("device_sums")
+def test_the_sum_that_a_device_has_made_of_the_packet_stays_right(agent: Agent) -> None:
+    """Or the kernel blames the device ("hw csum failure") for what the agent has rewritten."""
+    program = agent.object.programs["rauta_agent_ingress"]
+    agent.put_mapping(LOCAL_TUPLE, ALICE)
+    later = ALICE.data(b"b" * 99, len(HEAD))
+    assert program.test_run(carried(later), checksum_complete=True).data == delivered(later)
+    agent.put_mapping(LOCAL_TUPLE, ALICE, isn=0)
+    with established():
+        reset = program.test_run(carried(FIRST, opens=True), checksum_complete=True)
+    assert reset.data == clearing(FIRST, EXPECTED)
 
 
 @pytest.mark.parametrize("numbers", OLD.values(), ids=OLD)

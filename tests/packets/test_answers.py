@@ -6,7 +6,7 @@ import pytest
 
 from packets.bench import CLOSED_HOST, RESETTING_PORT, RESETTING_VIP, Router, entry
 from packets.frames import Connection, Segment, acknowledgement_of, answer_to, request
-from packets.oracle import FLOW_ANSWERED, NO_BACKEND, Route, SynOptions
+from packets.oracle import FLOW_ANSWERED, NO_BACKEND, ROUTER_WINDOW, Route, SynOptions
 
 ALICE = Connection()
 HEAD = request("/")
@@ -141,10 +141,11 @@ def test_a_later_request_without_route_may_be_reset(router: Router) -> None:
 # ---- what comes afterwards ------------------------------------------------------------------------------
 
 
-def answered(router: Router, connection: Connection = ALICE) -> None:
-    """A connection that got a 404."""
+def answered(router: Router, connection: Connection = ALICE, **fields: int) -> None:
+    """A connection that got a 404; `fields` of its entry are to differ."""
     made = entry(connection.data(UNKNOWN), "web", "web-1", state=FLOW_ANSWERED)
-    router.put_flow(connection, **made | {"backend": NO_BACKEND, "answer": router.verdicts["TX_NO_ROUTE"]})
+    made |= {"backend": NO_BACKEND, "answer": router.verdicts["TX_NO_ROUTE"]}
+    router.put_flow(connection, **made | fields)
 
 
 AFTER = len(UNKNOWN)
@@ -213,6 +214,23 @@ def test_more_data_is_acknowledged_and_thrown_away(router: Router, segment: Segm
     until = ALICE.start + acknowledged & 0xFFFFFFFF
     router.sends(segment, "TX_DISCARDED", acknowledgement_of(segment, ack=until))
     assert fields(router, ALICE, "next_request_seq", "state") == {"next_request_seq": until, "state": FLOW_ANSWERED}
+
+
+@pytest.mark.parametrize(("length", "advances"), [(1000, True), (1001, False)])
+def test_no_further_than_the_window(router: Router, length: int, advances: bool) -> None:
+    """What nobody was allowed to send is not acknowledged."""
+    answered(router)
+    segment = ALICE.data(b"b" * length, AFTER + ROUTER_WINDOW - 1000)
+    until = ALICE.start + AFTER + (ROUTER_WINDOW if advances else 0)
+    router.sends(segment, "TX_DISCARDED", acknowledgement_of(segment, ack=until))
+    assert fields(router, ALICE, "next_request_seq") == {"next_request_seq": until}
+
+
+@pytest.mark.parametrize("answer", ["PASS_NOT_IPV4", "DROP_NO_FLOW", "TX_RESET_NOT_HTTP", "ROUTED_FIRST"])
+def test_what_is_no_answer_is_not_repeated(router: Router, answer: str) -> None:
+    """Another CPU may have taken the entry's place in the table a moment ago, and with it what the answer was."""
+    answered(router, answer=router.verdicts[answer])
+    router.drops(ALICE.data(UNKNOWN), "DROP_ANSWERED")
 
 
 @pytest.mark.parametrize("at", [AFTER, AFTER + 1, 0])
