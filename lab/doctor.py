@@ -28,7 +28,13 @@ OBJECTS = (
     "rauta/objects/ingress.bpf.o",
     "rauta/objects/agent.bpf.o",
     "lab/objects/instruments.bpf.o",
+    "lab/objects/link.bpf.o",
+    "lab/objects/lookup.bpf.o",
+    "lab/objects/open_loop",
+    "lab/objects/delay_line",
 )
+CONTENDER_TOOLS = {"nginx": "nginx", "haproxy": "haproxy", "envoy": "envoy", "nftables": "nft"}
+"""what contenders are made of"""
 SETUP = "run `make setup`"
 
 
@@ -81,12 +87,15 @@ def _needed(scenario: Scenario) -> Iterator[Finding]:
     yield cpus(scenario)
     for name in ("setpriv", "taskset"):
         yield util(name)
-    for name in ("ethtool", "nginx", "curl"):
+    contenders = {name.partition("#")[0] for name in scenario.contenders}
+    for name in dict.fromkeys(("ethtool", "nginx", "curl", *(CONTENDER_TOOLS.get(one, "nginx") for one in contenders))):
         yield tool(name)
     if scenario.plan.timing and scenario.measure:
         yield tool("wrk")
-    yield compiled("lab/objects/instruments.bpf.o")
-    if "rauta" in scenario.contenders:
+    for path in OBJECTS:
+        if path.startswith("lab/"):
+            yield compiled(path)
+    if "rauta" in contenders:
         yield kernel_types()
         yield assigning_sockets()
         yield syncookies()
@@ -180,7 +189,7 @@ def util(name: str) -> Finding:
 
 
 def compiled(path: str) -> Finding:
-    """Whether a BPF object has been compiled, and since its source changed."""
+    """Whether a program in C has been compiled, and since its source changed."""
     target = environment.REPOSITORY / path
     source = _source(target)
     if not target.exists():
@@ -191,6 +200,8 @@ def compiled(path: str) -> Finding:
 
 
 def _source(target: Path) -> Path:
+    if target.suffix != ".o":
+        return environment.REPOSITORY / "lab/tools" / f"{target.name}.c"
     folder = environment.REPOSITORY / ("bpf" if target.parts[-3] == "rauta" else "lab/bpf")
     return folder / target.with_suffix(".c").name
 

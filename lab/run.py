@@ -116,7 +116,7 @@ def hold(scenario: Scenario, run_name: str, held: Callable[[Network], None]) -> 
     raise_open_files_limit()
     record = _record([scenario], Options(), run_name)
     with suppress(Interrupted), _undone(scenario.name, record, run_name) as (run, stack):
-        (bench,) = _built([scenario], run, record, stack, _Silent())
+        (bench,) = _built([scenario], run, record, stack, Silent())
         for name in scenario.contenders:
             stack.enter_context(bench.running(name))
         _hold(bench.network, held)
@@ -177,7 +177,7 @@ def _hold(network: Network, held: Callable[[Network], None]) -> None:
     signals.wait()
 
 
-class _Silent:
+class Silent:
     """A reporter for runs that report nothing."""
 
     @contextmanager
