@@ -2,15 +2,17 @@
 
 A scenario (``scenarios/*.yaml``) is one claim. Its way through this package, from the file to the verdict:
 
-    scenario.py   the file, validated          (agreement.py: what its fields must agree on)
+    scenario.py   the file, validated          (changes.py: --set, --profile; matrix.py: cells; agreement.py: what
+                  its fields must agree on)
     doctor.py     what this machine lacks for it
-    topology.py   namespaces and links         (state.py remembers them, so that nothing is ever left behind)
+    topology.py   namespaces and cables        (links.py: their faults; state.py: nothing is ever left behind)
     servers/      what answers                 (process.py starts, logs and ends every program)
     contenders/   what routes
-    checks/       what must be true
-    measure/      what is measured             (run.py interleaves the rounds)
-    verdict.py    what is good enough
-    results.py    what is kept: ``results/RUN_ID/run.json``
+    checks/       what must be true            (checking.py; capture.py: packets of what was not)
+    measure/      what is measured             (rounds.py interleaves; monitor.py watches; background.py: other load)
+    statistics.py figures with intervals
+    verdict.py    what is good enough          (judging.py: a run's; noise.py: what this machine can tell apart)
+    results.py    what is kept                 (run.py: the order of all this)
 
 and from there to people: ``lab.load`` (frames.py) for notebooks, compare.py, history.py, export.py, and claims.py,
 which writes docs/claims.md.

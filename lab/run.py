@@ -182,10 +182,11 @@ class Silent:
 
     @contextmanager
     def stage(self, what: str, steps: int) -> Iterator[Callable[[str], None]]:
+        """Nobody hears of the steps."""
         yield lambda _: None
 
     def check(self, check: CheckRecord) -> None:
-        pass
+        """Nobody hears of it."""
 
 
 def _command() -> list[str]:
