@@ -30,13 +30,18 @@ from lab.comparable import Difference
 from lab.errors import NotComparable
 from lab.judging import Floors, floor_key
 from lab.kept import Kept
-from lab.samples import Better, Quantity, Sample
+from lab.samples import QUANTILES, Better, Quantity, Sample
 from lab.statistics import Estimate
+from lab.units import SECONDS
 
 RESOLUTION = 0.05
 CONFIDENCE = 0.95
 BASELINES = ("direct", "xdp-tx", "xdp-drop")
 """what others are measured beside, in the order of preference"""
+GENERATORS_OWN = ("late",)
+"""quantities that tell of the load generator, not of what was measured"""
+TAILS = tuple(name for name in QUANTILES if name != "p50")
+"""quantiles of each round's latencies, compared like quantities; the median is the measure's own"""
 LOAD = "rate"
 """the quantity of open-loop measures that says at which load a latency was measured"""
 
@@ -160,8 +165,10 @@ def _series(kept: Kept) -> dict[_Key, _Series]:
         params = results.cell_text(kept.params(cell))
         for contender, samples in kept.samples(cell, measure).items():
             identity = comparable.identity(kept.cells[cell], measure, contender, described)
-            for name, meaning in described.quantities.items():
-                if not name or any(name in sample.quantities for sample in samples):
+            quantities = dict.fromkeys(TAILS, described.quantities[""]) | dict(described.quantities)
+            for name, meaning in quantities.items():
+                known = any(_value(sample, name, meaning.unit) is not None for sample in samples)
+                if known and name not in GENERATORS_OWN:
                     meant = {"unit": meaning.unit, "better": str(meaning.better), **identity}
                     series = _Series(kept, cell, described.layer, meaning, meant)
                     found[_Key(measure, name, contender, params)] = series
@@ -219,23 +226,33 @@ def _terms(key: _Key, before: _Series, after: _Series) -> tuple[str, str]:
 
 def _all_positive(key: _Key, series: _Series, contender: str) -> bool:
     samples = series.kept.by_round(series.cell, key.measure, contender).values()
-    found = [_value(sample, key.quantity) for sample in samples]
+    found = [_value(sample, key.quantity, series.meaning.unit) for sample in samples]
     return all(value is not None and value > 0 for value in found)
 
 
-def _value(sample: Sample, quantity: str) -> float | None:
-    return sample.quantities.get(quantity) if quantity else sample.value
+def _value(sample: Sample, quantity: str, unit: str) -> float | None:
+    """One of a sample's numbers; None if it has none of that name."""
+    if not quantity:
+        return sample.value
+    if quantity in sample.quantities or quantity not in TAILS or sample.histogram is None:
+        return sample.quantities.get(quantity)
+    return sample.histogram.quantile(QUANTILES[quantity]) * SECONDS["ns"] / SECONDS[unit]
 
 
 def _values(key: _Key, series: _Series, sign: str, baseline: str) -> list[float]:
     """A value for each round, in the terms of the comparison."""
-    own = series.kept.by_round(series.cell, key.measure, key.contender)
-    mine = {number: value for number, one in own.items() if (value := _value(one, key.quantity)) is not None}
+    mine = _by_round(key, series, key.contender)
     if not baseline:
         return list(mine.values())
-    beside = series.kept.by_round(series.cell, key.measure, baseline)
-    pairs = [(mine[n], other) for n in mine if n in beside and (other := _value(beside[n], key.quantity)) is not None]
+    beside = _by_round(key, series, baseline)
+    pairs = [(mine[number], beside[number]) for number in mine if number in beside]
     return [value / other if sign == "÷" else value - other for value, other in pairs]
+
+
+def _by_round(key: _Key, series: _Series, contender: str) -> dict[int, float]:
+    samples = series.kept.by_round(series.cell, key.measure, contender).items()
+    found = ((number, _value(one, key.quantity, series.meaning.unit)) for number, one in samples)
+    return {number: value for number, value in found if value is not None}
 
 
 def _estimate(values: Sequence[float]) -> Estimate:

@@ -9,16 +9,19 @@ from typing import Any
 from lab import statistics
 from lab.display import figure, rounded
 from lab.errors import UsageError
+from lab.histogram import Histogram
 from lab.kept import Kept
 from lab.matrix import label
-from lab.samples import Quantity, Sample
+from lab.samples import QUANTILES, Quantity, Sample
 from lab.statistics import Estimate
+from lab.units import SECONDS
 
 CONFIDENCE = 0.95
 JUDGED = "rauta"
 """whom the others are compared with"""
-SHOWN = ("", "p99", "p99.9", "cpu", "loss")
-"""which numbers of a measure are worth a row: its own, and these"""
+SHOWN = ("", "cpu", "loss")
+"""which numbers of a measure are worth a row: its own, and these; of one with latencies instead ..."""
+SHOWN_QUANTILES = ("p50", "p99")
 LAYERS: Mapping[str, str] = {
     "bpf": "the program alone",
     "veth": "frames over real links",
@@ -99,6 +102,12 @@ def _rows(run: Kept, cell: int, measure: str, contenders: Sequence[str]) -> list
     described = run.measures[cell, measure]
     samples = run.samples(cell, measure)
     where = f" ({label(run.content['cells'][cell])})" if run.content["cells"][cell] else ""
+    if any(one.histogram for several in samples.values() for one in several):
+        unit = described.quantities[""].unit
+        quantiles = [
+            (name, [_quantile_cell(samples, one, name, unit) for one in contenders]) for name in SHOWN_QUANTILES
+        ]
+        return [[f"{measure} {name}{where}", unit, *cells] for name, cells in quantiles]
     found = []
     for quantity in (name for name in SHOWN if name in described.quantities):
         meaning = described.quantities[quantity]
@@ -122,6 +131,25 @@ def _cell(samples: Mapping[str, Sequence[Sample]], name: str, quantity: str, mea
     if not all(own):
         return text
     return f"{text}<br>× {_estimate(statistics.ratio(judged[:rounds], own[:rounds], confidence=CONFIDENCE), '')}"
+
+
+def _quantile_cell(samples: Mapping[str, Sequence[Sample]], name: str, quantile: str, unit: str) -> str:
+    """Of all latencies of all rounds."""
+    share, scale = QUANTILES[quantile], SECONDS["ns"] / SECONDS[unit]
+    own, judged = (_histograms(samples.get(one, ())) for one in (name, JUDGED))
+    if not own:
+        return "–"
+    text = _estimate(statistics.quantile(own, share, confidence=CONFIDENCE).scaled(scale), unit)
+    rounds = min(len(own), len(judged))
+    if name == JUDGED or not rounds:
+        return text
+    found = statistics.quantile_difference(judged[:rounds], own[:rounds], share, confidence=CONFIDENCE, ratio=True)
+    return f"{text}<br>× {_estimate(found, '')}"
+
+
+def _histograms(samples: Sequence[Sample]) -> list[Histogram]:
+    """Of samples that are all valid."""
+    return [one.histogram for one in samples if one.histogram] if all(one.valid for one in samples) else []
 
 
 def _estimate(found: Estimate, unit: str) -> str:

@@ -32,6 +32,7 @@ OPEN_LOOP = Described(
     {
         "": Quantity("us", Better.LOWER),
         "p99": Quantity("us", Better.LOWER),
+        "late": Quantity("us", Better.LOWER),
         "rate": Quantity("requests/s", Better.NEITHER),
     },
 )

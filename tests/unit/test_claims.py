@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_runs import MACHINE, kept, record
+from kept_runs import MACHINE, kept, latency, record
 
 from lab import claims, ledger, results, scenario, tables
 from lab.claims import Claim, Finding, Status
@@ -296,6 +296,21 @@ def test_an_invalid_figure_is_not_shown(folder: Path) -> None:
     samples = {"keepalive": {"rauta": [60e3] * 6, "nginx": [*[20e3] * 5, Sample(1, valid=False, reason="errors")]}}
     table = tables.comparison_table(kept(folder, "1", [samples]))
     assert "| keepalive | requests/s | 60,000 [60,000, 60,000] | – |" in table
+
+
+def test_latencies_have_a_row_for_each_quantile(folder: Path) -> None:
+    samples = {
+        "latency": {
+            "rauta": [latency(200)] * 6,
+            "nginx": [latency(800)] * 6,
+            "envoy": [latency(1600)] * 5 + [Sample(0, valid=False)],
+        }
+    }
+    rows = tables.comparison_table(kept(folder, "1", [samples])).splitlines()
+    (p50,) = (row for row in rows if row.startswith("| latency p50 |"))
+    assert p50 == "| latency p50 | us | 200 [200, 200] | 800 [800, 800]<br>× 0.25 [0.25, 0.25] | – |"
+    assert sum(row.startswith("| latency p99 |") for row in rows) == 1
+    assert not any(row.startswith("| latency |") for row in rows)
 
 
 def test_a_run_without_a_finished_round_has_no_table(folder: Path) -> None:

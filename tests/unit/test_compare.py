@@ -15,6 +15,7 @@ from lab import results
 from lab.attribution import attribute
 from lab.compare import Change, Comparison, Outcome, compare
 from lab.errors import NotComparable
+from lab.histogram import Histogram
 from lab.judging import floor_key
 from lab.kept import Kept
 from lab.results import Described
@@ -161,6 +162,28 @@ def test_latency_at_another_load_is_not_compared(folder: Path) -> None:
     assert of(found, "latency").outcome is Outcome.INCONCLUSIVE
     assert "20,000 and 30,000 requests/s" in of(found, "latency").reason
     assert of(found, "latency", quantity="rate").outcome is Outcome.CHANGED
+
+
+def test_the_tail_of_latencies_is_compared_round_by_round(folder: Path) -> None:
+    """The median stays, the slowest twentieth becomes slower; how late the generator was is its own affair."""
+    described = Described(
+        "http", "open_loop 1", {"": Quantity("us", Better.LOWER), "late": Quantity("us", Better.LOWER)}
+    )
+
+    def run(tail: int, late: float) -> dict[str, Any]:
+        histogram = Histogram({200_000: 950, tail: 50})
+        return {"latency": {"rauta": [Sample(200.0, histogram=histogram, quantities={"late": late})] * 6}}
+
+    options = {"described": {"latency": described}}
+    found = compare(*two(folder, run(1_000_000, 1.0), run(2_000_000, 9.0), **options))
+    assert {one.quantity: one.outcome for one in found.changes} == {
+        "": Outcome.UNCHANGED,
+        "p90": Outcome.UNCHANGED,
+        "p99": Outcome.WORSE,
+        "p99.9": Outcome.WORSE,
+    }
+    assert of(found, "latency", quantity="p99").change.value == pytest.approx(2, rel=0.01)
+    assert of(found, "latency", quantity="p99").before.value == pytest.approx(1000, rel=0.01)
 
 
 def losses(before: Sequence[float], after: Sequence[float]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
