@@ -16,8 +16,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lab import contenders as known_contenders
 from lab.samples import CPU_QUANTITIES, QUANTILES, STATISTICS, Quantity
-from lab.topology import BRIDGE, CLIENT_ADDRESS, FABRIC, OTHERS, ROUTER_ADDRESS, SUBNET
+from lab.topology import FABRIC
 from lab.units import SECONDS
+from lab.wiring import CLIENT_ADDRESS, OTHERS, ROUTER_ADDRESS, SUBNET, SWITCHES
 from rauta.config import Config
 from rauta.mistakes import Location, Mistake, explain
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SINGLE = ("client", "router")
 MOST = 100
 """clients, and routers"""
-RESERVED = {*SINGLE, FABRIC, BRIDGE, "lo"}
+RESERVED = {*SINGLE, FABRIC, "lo", *(name for switches in SWITCHES.values() for name in switches)}
 
 
 def mistakes(model: type[BaseModel], data: Mapping[str, Any], config: Config | None) -> list[Mistake]:
@@ -112,6 +113,19 @@ def _links(topology: Topology, config: Config) -> Iterator[Mistake]:
         if link.reorder and not link.delay:
             problem = "a frame can only overtake one that is held"
             yield Mistake(("topology", *where, "reorder"), problem, "a delay beside it")
+
+
+def _without_switch(topology: Topology, measure: dict[str, Measure]) -> Iterator[Mistake]:
+    """What cannot be where every cable goes straight to the router."""
+    if topology.kind != "direct":
+        return
+    if topology.hosts.get("router", 1) > 1:
+        yield Mistake(("topology", "hosts", "router"), "every cable goes to one router", "1")
+    if topology.link.conditions or topology.links:
+        yield Mistake(("topology", "link"), "conditions are made on a switch, and there is none", "one- or two-armed")
+    for name, one in measure.items():
+        if one.layer == "veth":
+            yield Mistake(("measure", name, "layer"), "frames are counted behind a switch", "bpf, http")
 
 
 def _host_names(config: Config) -> Iterator[Mistake]:
@@ -302,6 +316,7 @@ Rule = Callable[..., Iterator[Mistake]]
 RULES: tuple[Rule, ...] = (
     _host_counts,
     _links,
+    _without_switch,
     _host_names,
     _addresses,
     _servers,

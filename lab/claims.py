@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from lab import comparable, noise
-from lab.judging import Floors, floor_key
+from lab.judging import WALL, Floors, floor_key
 from lab.kept import Kept
 from lab.scenario import Target, Valid
 from lab.verdict import Evidence, Outcome, Verdict, judge
@@ -165,4 +165,5 @@ def _evidence(target: Target, run: Kept, number: int, floors: Floors) -> Evidenc
         doubled=run.samples(number, target.measure, scale=2),
         floor=floors.get(floor_key(cell["measure"][target.measure], target.metric, terms)),
         cell=run.content["cells"][number],
+        means=WALL if WALL in run.measures[number, target.measure].quantities else "",
     )

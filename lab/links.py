@@ -48,6 +48,7 @@ class Cable:
     """A host's cable. ``port``: the fabric's interface at its end; with a delay, ``joint`` is the one that goes on."""
 
     host: Host
+    interface: str
     link: Link
     port: str
     joint: str | None = None
@@ -65,13 +66,12 @@ class Faults:
 
 
 @contextmanager
-def conditioned(fabric: Host, hosts: Sequence[Host], cables: Sequence[Cable]) -> Iterator[dict[str, Faults]]:
+def conditioned(fabric: Host, cables: Sequence[Cable]) -> Iterator[dict[str, Faults]]:
     """Give cables their conditions for as long as this is entered.
 
     Args:
         fabric: where the switch's ends are.
-        hosts: all, whose offloads are turned off if any cable has conditions.
-        cables: all.
+        cables: all; if any has conditions, the offloads of all hosts are turned off.
 
     Yields:
         the faults of each cable that loses or doubles frames, by host.
@@ -79,12 +79,12 @@ def conditioned(fabric: Host, hosts: Sequence[Host], cables: Sequence[Cable]) ->
     faults: dict[str, Faults] = {}
     with ExitStack() as undo:
         if any(cable.link.conditions for cable in cables):
-            for host in hosts:
+            for cable in cables:
                 words = [word for name in _OFFLOADS for word in (name, "off")]
-                host.run(["ethtool", "-K", host.interface, *words], timeout=SECONDS)
+                cable.host.run(["ethtool", "-K", cable.interface, *words], timeout=SECONDS)
         for cable in cables:
             if cable.link.rate is not None:
-                _limit(cable.host, cable.host.interface, cable.link.rate)
+                _limit(cable.host, cable.interface, cable.link.rate)
                 _limit(fabric, cable.port, cable.link.rate)
             if cable.link.loss or cable.link.duplicate:
                 faults[cable.host.name] = _faulty(fabric, cable, undo)

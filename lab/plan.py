@@ -8,7 +8,8 @@ from lab.bench import groups
 from lab.checking import applies
 from lab.matrix import label
 from lab.scenario import Link, Scenario
-from lab.topology import BRIDGE, FABRIC, INTERFACE, Host, planned_hosts
+from lab.topology import FABRIC, Host, planned_hosts
+from lab.wiring import SWITCHES, Wire, wires
 
 SETUP_SECONDS = 2.0
 CHECK_SECONDS = 1.0
@@ -16,16 +17,35 @@ START_SECONDS = 0.5
 
 
 def draw(scenario: Scenario) -> str:
-    """The network: who hangs on the switch, with which address, what the cable does, and what runs there."""
-    rows = [(host.name, str(host.address), *_role(scenario, host)) for host in planned_hosts(scenario)]
-    names, addresses = (max(len(row[column]) for row in rows) for column in (0, 1))
-    label = f" {FABRIC}: {BRIDGE}, mtu {scenario.topology.link.mtu}"
-    cables = max(len(row[2]) for row in rows)
+    """The network, a block a switch: who hangs on it, with which address, what the cable does, and what runs there."""
+    kind, mtu = scenario.topology.kind, scenario.topology.link.mtu
+    hosts = planned_hosts(scenario)
+    cables = wires(kind, hosts)
+    if not SWITCHES[kind]:
+        router = next(host for host in hosts if host.role == "router")
+        rows = [_row(scenario, one) for one in cables]
+        what = _role(scenario, router)[1]
+        return f"{_block(rows, f' {router.name} {router.address}, mtu {mtu}')}\n\n{router.name} {what}"
+    blocks = []
+    for switch in SWITCHES[kind]:
+        here = [one for one in cables if one.switch == switch]
+        rows = [_row(scenario, one) for one in here]
+        blocks.append(_block(rows, f" {FABRIC}: {switch}, mtu {mtu}"))
+    return "\n\n".join(blocks)
+
+
+def _row(scenario: Scenario, wire: Wire) -> tuple[str, str, str, str, str]:
+    """Name, address, interface, what the cable does, what runs there."""
+    return wire.host.name, str(wire.address), wire.interface, *_role(scenario, wire.host)
+
+
+def _block(rows: Sequence[tuple[str, str, str, str, str]], label: str) -> str:
+    names, addresses, _, cables, _ = (max(len(row[column]) for row in rows) for column in range(5))
     lines = []
-    for number, (name, address, cable, role) in enumerate(rows):
+    for number, (name, address, interface, cable, role) in enumerate(rows):
         joint = "┐" if number == 0 else "┘" if number == len(rows) - 1 else "┤"
         note = label if number == len(rows) // 2 else ""
-        line = f"{name:<{names}}  {address:<{addresses}}  {INTERFACE} ─{cable:─<{cables}}─{joint}"
+        line = f"{name:<{names}}  {address:<{addresses}}  {interface} ─{cable:─<{cables}}─{joint}"
         lines.append(f"{line}{note:<{len(label)}}   {role}")
     return "\n".join(lines)
 

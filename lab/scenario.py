@@ -78,7 +78,7 @@ class Pinning(Model):
 class Topology(Model):
     """The network. ``hosts``: how many of each role, clusters by their names in the routing file."""
 
-    kind: Literal["one-armed"]
+    kind: Literal["one-armed", "two-armed", "direct"]
     hosts: dict[str, Annotated[int, Field(ge=1, le=200)]]
     link: Link = Link()
     """of every host"""

@@ -1,17 +1,11 @@
 """The network of a scenario: one namespace a host, all of it gone when the context ends.
 
-One kind so far, one-armed, as load balancers stand in data centres: everybody hangs on one switch, the router too.
+Three kinds, drawn in lab.wiring: one-armed, two-armed, and direct. There may be several clients and routers (client-1,
+client-2, ...). Cables can have the faults of real ones: lab.links.
 
-    client  198.18.0.1 ── eth0 ┐
-    router  198.18.0.2 ── eth0 ┤ fabric: a Linux bridge in a namespace of its own
-    web-1   198.18.0.11 ─ eth0 ┤
-    web-2   198.18.0.12 ─ eth0 ┘
-
-There may be several clients and routers (client-1, client-2, ...). Cables can have the faults of real ones: lab.links.
 Nobody owns a VIP's address: clients reach it by a /32 route over the routers, whose XDP program answers for it; with
-several a connection stays with one of them by a hash of its addresses and ports, as behind ECMP.
-Backends and clients route the outer addresses of encapsulated packets over the router, so that ICMP about them gets
-there.
+several a connection stays with one of them by a hash of its addresses and ports, as behind ECMP. Backends and clients
+route the outer addresses of encapsulated packets over the router, so that ICMP about them gets there.
 
 What veth needs for XDP, and why (kernel drivers/net/veth.c):
 
@@ -41,10 +35,11 @@ from typing import TYPE_CHECKING, Any
 
 from pyroute2 import IPRoute, NetlinkError
 
-from lab import namespaces, process
+from lab import namespaces, process, wiring
 from lab.errors import LabError
 from lab.links import Cable, Faults, conditioned
 from lab.state import Run, creating_namespaces, remove_with_inhabitants
+from lab.wiring import Way, Wire
 from rauta.bpf import BpfObject, XdpAttachment, attach_xdp
 from rauta.namespaces import entered
 
@@ -53,14 +48,7 @@ if TYPE_CHECKING:
     from rauta.config import Config
 
 INTERFACE = "eth0"
-BRIDGE = "switch"
 FABRIC = "fabric"
-SUBNET = IPv4Network("198.18.0.0/16")
-CLIENT_ADDRESS = IPv4Address("198.18.0.1")
-ROUTER_ADDRESS = IPv4Address("198.18.0.2")
-OTHERS = {"client": IPv4Network("198.18.200.0/24"), "router": IPv4Network("198.18.201.0/24")}
-"""addresses of the second and further ones"""
-MAX_INTERFACE_NAME = 15
 INSTRUMENTS = Path(__file__).parent / "objects" / "instruments.bpf.o"
 SETUP_SECONDS = 10.0
 
@@ -82,8 +70,8 @@ class Host:
 
     @property
     def mac(self) -> str:
-        """A locally administered MAC address, made from the IPv4 address so that captures are easy to read."""
-        return "02:00:" + ":".join(f"{byte:02x}" for byte in self.address.packed)
+        """Of all its interfaces; no two of them are on one switch."""
+        return wiring.mac(self.address)
 
     def entered(self) -> AbstractContextManager[None]:
         """Move the calling thread into the host's network namespace, and back."""
@@ -181,11 +169,13 @@ class Network:
         fabric: Host,
         hosts: Iterable[Host],
         clusters: Mapping[str, Sequence[str]],
+        wires: Sequence[Wire],
         faults: Mapping[str, Faults],
         conditioned: bool,
     ) -> None:
         """``faults``: of the cables that have some, by host; ``conditioned``: whether any cable is not ideal."""
         self.run = run
+        self._wires = wires
         self.faults = faults
         self.conditioned = conditioned
         self.fabric = fabric
@@ -221,23 +211,37 @@ class Network:
         return self._clusters
 
     def port(self, host: Host) -> str:
-        """The name of the switch's port towards a host, an interface of the fabric."""
-        return _port(host)
+        """The name of the other end of a host's first cable: an interface of the fabric."""
+        return next(wire.port for wire in self._wires if wire.host is host)
+
+    def interfaces(self, router: Host) -> list[str]:
+        """A router's interfaces; clients are behind the first."""
+        own = [wire.interface for wire in self._wires if wire.host is router]
+        return own or [wire.port for wire in self._wires]
+
+    def _beyond(self, router: Host) -> list[tuple[Host, str]]:
+        """The other ends of a router's cables: on whom, and the interface there."""
+        own = [(self.fabric, wire.port) for wire in self._wires if wire.host is router]
+        return own or [(wire.host, wire.interface) for wire in self._wires]
 
     @contextmanager
     def ready_for_xdp(self) -> Iterator[None]:
         """What XDP on the router's interface needs of the others, while it is there; see the top of this module."""
         with ExitStack() as undo:
             if not self.conditioned:  # then they are off anyway
-                for host in (*self.clients, *self.routers):
-                    undo.enter_context(_checksums_finished(host))
+                for host in self.clients:
+                    undo.enter_context(_checksums_finished(host, INTERFACE))
+                for host in self.routers:
+                    for interface in self.interfaces(host):
+                        undo.enter_context(_checksums_finished(host, interface))
             instruments = undo.enter_context(BpfObject.open(INSTRUMENTS))
             instruments.load()
-            for host in self.routers:
-                with self.fabric.entered():
-                    index = socket.if_nametoindex(self.port(host))
-                    attachment = attach_xdp(index, instruments.programs["xdp_pass"], mode="native")
-                undo.callback(_detach, self.fabric, attachment)
+            for router in self.routers:
+                for host, interface in self._beyond(router):
+                    with host.entered():
+                        index = socket.if_nametoindex(interface)
+                        attachment = attach_xdp(index, instruments.programs["xdp_pass"], mode="native")
+                    undo.callback(_detach, host, attachment)
             yield
 
     def servers(self, cluster: str) -> list[Host]:
@@ -270,14 +274,15 @@ def build(scenario: Scenario, run: Run, logs: Path, cell: int = 0) -> Iterator[N
             undo.callback(host.stop_all)
             host.sysctl("net.ipv6.conf.all.disable_ipv6", "1")
         try:
-            cables = _connect(fabric, hosts, scenario.topology)
+            wires = wiring.wires(scenario.topology.kind, hosts)
+            cables = _connect(fabric, hosts, wires, scenario.topology)
             for host in hosts:
-                _configure(host, hosts, config)
+                _configure(host, wires, list(wiring.ways(scenario.topology.kind, host, wires, config)))
         except NetlinkError as error:
             advice = "`python -m lab doctor` shows what this kernel lacks."
             raise LabError(f"building the network of {scenario.name}", str(error), advice) from error
-        faults = undo.enter_context(conditioned(fabric, hosts, cables))
-        yield Network(run, fabric, hosts, clusters, faults, any(cable.link.conditions for cable in cables))
+        faults = undo.enter_context(conditioned(fabric, cables))
+        yield Network(run, fabric, hosts, clusters, wires, faults, any(cable.link.conditions for cable in cables))
 
 
 @contextmanager
@@ -304,40 +309,53 @@ def _hosts(scenario: Scenario, config: Config, prefix: str, logs: Path) -> list[
         return Host(name, role, prefix + name, address, logs, tuple(cpus))
 
     found = []
-    for role, first, where in (("client", CLIENT_ADDRESS, cpus.client), ("router", ROUTER_ADDRESS, cpus.router)):
+    for role, where in (("client", cpus.client), ("router", cpus.router)):
         for number in range(counts[role]):
             name = role if counts[role] == 1 else f"{role}-{number + 1}"
-            address = OTHERS[role].network_address + number + 1 if number else first
-            found.append(host(name, role, address, where))
+            found.append(host(name, role, wiring.addresses(scenario.topology.kind, role, number), where))
     for cluster in config.clusters:
         found += [host(one.name, cluster.name, one.address, cpus.servers) for one in cluster.backends]
     return found
 
 
-def _port(host: Host) -> str:
-    """The name of the switch's port towards a host."""
-    return host.name if len(host.name) <= MAX_INTERFACE_NAME else f"p{host.address}"
-
-
-def _connect(fabric: Host, hosts: Sequence[Host], topology: Topology) -> list[Cable]:
-    """A switch, and a cable from it to every host; in two halves where frames are to be held on the way."""
+def _connect(fabric: Host, hosts: Sequence[Host], wires: Sequence[Wire], topology: Topology) -> list[Cable]:
+    """Switches and cables; a cable is in two halves where frames are to be held on the way."""
+    switches = wiring.SWITCHES[topology.kind]
     cables = []
     with fabric.entered(), IPRoute() as netlink:
         for name in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
             name.write_text("0")  # where br_netfilter is loaded: a switch is no firewall
-        netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, mtu=topology.link.mtu)
-        switch = _index(netlink, BRIDGE)
-        netlink.link("set", index=switch, state="up")
-        for number, host in enumerate(hosts):
-            link, port = topology.link_of(host.role), _port(host)
-            _pair(netlink, port, {"ifname": host.interface, "net_ns_fd": host.namespace}, link.mtu)
+        for switch, network in switches.items():
+            netlink.link("add", ifname=switch, kind="bridge", br_stp_state=0, mtu=topology.link.mtu)
+            if len(switches) > 1:
+                _become_gateway(netlink, switch, network, wires)
+            netlink.link("set", index=_index(netlink, switch), state="up")
+    if len(switches) > 1:
+        fabric.sysctl("net.ipv4.ip_forward", "1")
+    for number, wire in enumerate(wires):
+        link = topology.link_of(wire.host.role)
+        near = fabric if wire.switch else next(host for host in hosts if host.role == "router")
+        with near.entered(), IPRoute() as netlink:
+            _pair(netlink, wire.port, {"ifname": wire.interface, "net_ns_fd": wire.host.namespace}, link.mtu)
+            if wire.switch is None:
+                continue
             joint = f"joint{number}" if link.delay else None
             if joint is not None:
                 _pair(netlink, joint, {"ifname": f"{joint}-l"}, link.mtu)
                 netlink.link("set", index=_index(netlink, f"{joint}-l"), state="up")
-            netlink.link("set", index=_index(netlink, joint or port), master=switch)
-            cables.append(Cable(host, link, port, joint))
+            netlink.link("set", index=_index(netlink, joint or wire.port), master=_index(netlink, wire.switch))
+        cables.append(Cable(wire.host, wire.interface, link, wire.port, joint))
     return cables
+
+
+def _become_gateway(netlink: IPRoute, switch: str, network: IPv4Network, wires: Sequence[Wire]) -> None:
+    """An address of its own for the fabric on a switch, and everybody's MAC address there."""
+    index, own = _index(netlink, switch), wiring.gateway(network)
+    netlink.link("set", index=index, address=wiring.mac(own))
+    netlink.addr("add", index=index, address=str(own), prefixlen=network.prefixlen)
+    for wire in wires:
+        if wire.switch == switch:
+            netlink.neigh("add", dst=str(wire.address), lladdr=wire.host.mac, ifindex=index, state="permanent")
 
 
 def _pair(netlink: IPRoute, name: str, peer: Mapping[str, Any], mtu: int) -> None:
@@ -345,27 +363,41 @@ def _pair(netlink: IPRoute, name: str, peer: Mapping[str, Any], mtu: int) -> Non
     netlink.link("set", index=_index(netlink, name), state="up")
 
 
-def _configure(host: Host, hosts: Sequence[Host], config: Config) -> None:
-    """Addresses, routes and neighbours of one host."""
-    routers = [str(one.address) for one in hosts if one.role == "router"]
+def _configure(host: Host, wires: Sequence[Wire], ways: Sequence[Way]) -> None:
+    """Addresses, neighbours and routes of one host."""
+    own = [wire for wire in wires if wire.host is host]
     with host.entered(), IPRoute() as netlink:
-        netlink.link("set", index=_index(netlink, "lo"), state="up")
-        index = _index(netlink, host.interface)
-        netlink.link("set", index=index, address=host.mac, state="up")
-        netlink.addr("add", index=index, address=str(host.address), prefixlen=SUBNET.prefixlen)
-        for other in hosts:
-            if other is not host:
-                netlink.neigh("add", dst=str(other.address), lladdr=other.mac, ifindex=index, state="permanent")
-        if host.role == "router":
-            return
-        netlink.route("add", dst=str(config.encapsulation.source), gateway=routers[0], oif=index)
-        for vip in sorted({vip.address for vip in config.vips}) if host.role == "client" else ():
-            ways: dict[str, Any] = {"gateway": routers[0], "oif": index}
-            if len(routers) > 1:
-                ways = {"multipath": [{"gateway": router, "oif": index} for router in routers]}
-            netlink.route("add", dst=f"{vip}/32", **ways)
+        loopback = _index(netlink, "lo")
+        netlink.link("set", index=loopback, state="up")
+        for wire in own:
+            index = _index(netlink, wire.interface)
+            netlink.link("set", index=index, address=host.mac, state="up")
+            netlink.addr("add", index=index, address=str(wire.address), prefixlen=wire.network.prefixlen)
+            for address, mac in _neighbours(wire, wires):
+                netlink.neigh("add", dst=str(address), lladdr=mac, ifindex=index, state="permanent")
+        if not own:  # a router whose cables are the others'
+            netlink.addr("add", index=loopback, address=str(host.address), prefixlen=32)
+            for wire in wires:
+                index = _index(netlink, wire.port)
+                netlink.link("set", index=index, address=host.mac)
+                netlink.neigh("add", dst=str(wire.address), lladdr=wire.host.mac, ifindex=index, state="permanent")
+        for way in ways:
+            netlink.route("add", **way.fields(_index(netlink, way.interface)))
+    if not own:
+        host.sysctl("net.ipv4.ip_forward", "1")
     if host.role == "client":
         host.sysctl("net.ipv4.fib_multipath_hash_policy", "1")  # a connection stays on its way
+
+
+def _neighbours(wire: Wire, wires: Sequence[Wire]) -> Iterator[tuple[IPv4Address, str]]:
+    """Address and MAC of everybody on the same switch; of the router, where there is none."""
+    if wire.switch is None:
+        yield wiring.ROUTER_ADDRESS, wiring.mac(wiring.ROUTER_ADDRESS)
+        return
+    yield wiring.gateway(wire.network), wiring.mac(wiring.gateway(wire.network))
+    for other in wires:
+        if other.switch == wire.switch and other is not wire:
+            yield other.address, other.host.mac
 
 
 def _index(netlink: IPRoute, name: str) -> int:
@@ -373,13 +405,13 @@ def _index(netlink: IPRoute, name: str) -> int:
 
 
 @contextmanager
-def _checksums_finished(host: Host) -> Iterator[None]:
+def _checksums_finished(host: Host, interface: str) -> Iterator[None]:
     """Transmit checksum offload, and with it segmentation offload, off on a host's interface."""
-    host.run(["ethtool", "-K", host.interface, "tx", "off"], timeout=SETUP_SECONDS)
+    host.run(["ethtool", "-K", interface, "tx", "off"], timeout=SETUP_SECONDS)
     try:
         yield
     finally:
-        host.run(["ethtool", "-K", host.interface, "tx", "on", "tso", "on"], timeout=SETUP_SECONDS)
+        host.run(["ethtool", "-K", interface, "tx", "on", "tso", "on"], timeout=SETUP_SECONDS)
 
 
 def _detach(host: Host, attachment: XdpAttachment) -> None:
