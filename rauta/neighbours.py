@@ -1,50 +1,83 @@
-"""The MAC address that packets to a backend are sent to next.
+"""Through which interface, and to which MAC address, packets to a backend are sent next.
 
-XDP_TX sends a frame out of the interface that it came in on, with the Ethernet addresses that the program wrote: no
-routing, no ARP. So the control plane asks the kernel beforehand, in the calling thread's network namespace: the routing
-table for the next hop, the neighbour table for its MAC address. What the kernel has not resolved yet, it resolves for
-one empty UDP datagram to that next hop's discard port (RFC 863).
+XDP sends a frame with the Ethernet addresses that the program wrote, out of the interface that it came in on or one
+that the program names: no routing, no ARP. So the control plane asks the kernel beforehand, in the calling thread's
+network namespace: the routing table for the next hop, the neighbour table for its MAC address. What the kernel has not
+resolved yet, it resolves for one empty UDP datagram to that next hop's discard port (RFC 863).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from rauta import rtnetlink
 from rauta.errors import RautaError
 
-__all__ = ["next_hops"]
+__all__ = ["NextHop", "hardware_address", "next_hops"]
 
 _DEADLINE = 2.0  # seconds; the kernel repeats an ARP request after one (retrans_time_ms, arp(7))
 _PAUSE = 0.005  # seconds between two looks at the neighbour table
 _DISCARD_PORT = 9
 _MAC_BYTES = 6
+_SIOCGIFHWADDR = 0x8927  # netdevice(7); linux/sockios.h
+_IFREQ = struct.Struct("16sH14x8x")  # struct ifreq: name, then struct sockaddr: family, address
 
 
-def next_hops(addresses: Iterable[IPv4Address], interface: int) -> dict[IPv4Address, bytes]:
-    """The MAC address, 6 bytes, of the next hop to each address, all reached through the interface of that index.
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Where packets to an address go next: to `mac`, 6 bytes, through the interface of index `interface`."""
+
+    mac: bytes
+    interface: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """A next hop whose MAC address is still to be found."""
+
+    address: IPv4Address
+    interface: int
+
+
+def next_hops(addresses: Iterable[IPv4Address], interfaces: Collection[int]) -> dict[IPv4Address, NextHop]:
+    """The next hop to each address, all reached through one of the interfaces with these indices.
 
     RautaError if an address has no route, is this host's own, is reached through another interface, or if a next hop
     does not answer within two seconds; the error names every one that did not.
     """
-    hop_of = {address: _next_hop(address, interface) for address in dict.fromkeys(addresses)}
-    macs = _resolve(set(hop_of.values()), interface)
+    hop_of = {address: _next_hop(address, interfaces) for address in dict.fromkeys(addresses)}
+    macs = _resolve(set(hop_of.values()))
     silent = {address: hop for address, hop in hop_of.items() if hop not in macs}
     if silent:
-        names = ", ".join(str(a) if a == hop else f"{a} (through {hop})" for a, hop in silent.items())
+        names = ", ".join(_named(address, hop) for address, hop in silent.items())
         raise RautaError(
-            f"finding the MAC address of {names} on {socket.if_indextoname(interface)}",
+            f"finding the MAC address of {names}",
             f"no answer to ARP within {_DEADLINE:g} s",
             "Is the backend up, on this network, and its address right?",
         )
-    return {address: macs[hop] for address, hop in hop_of.items()}
+    return {address: NextHop(macs[hop], hop.interface) for address, hop in hop_of.items()}
 
 
-def _next_hop(address: IPv4Address, interface: int) -> IPv4Address:
+def hardware_address(interface: int) -> bytes:
+    """The MAC address, 6 bytes, of the interface of that index. RautaError if there is no such interface."""
+    try:
+        name = socket.if_indextoname(interface)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            answer = fcntl.ioctl(control, _SIOCGIFHWADDR, _IFREQ.pack(name.encode(), 0))
+    except OSError as error:
+        advice = "Is it still in this network namespace?"
+        raise RautaError(f"reading the MAC address of interface {interface}", str(error.strerror), advice) from error
+    return answer[18 : 18 + _MAC_BYTES]
+
+
+def _next_hop(address: IPv4Address, interfaces: Collection[int]) -> _Hop:
     """The gateway to an address, or the address itself where it is on the link."""
     tried = f"looking for the route to {address}"
     try:
@@ -55,33 +88,42 @@ def _next_hop(address: IPv4Address, interface: int) -> IPv4Address:
         raise RautaError(
             tried, "it does not lead to another host", "Run the backend in a host or namespace of its own."
         )
-    if route.interface != interface:
-        through, here = socket.if_indextoname(route.interface), socket.if_indextoname(interface)
-        advice = "The router sends packets out of the interface they came in on: backends must be reached through it."
+    if route.interface not in interfaces:
+        through = socket.if_indextoname(route.interface)
+        here = " or ".join(socket.if_indextoname(interface) for interface in interfaces)
+        advice = (
+            f"Attach the router to {through}, too: packets to backends leave through interfaces that it is attached to."
+        )
         raise RautaError(tried, f"it leaves through {through}, not through {here}", advice)
-    return route.gateway or address
+    return _Hop(route.gateway or address, route.interface)
 
 
-def _resolve(hops: set[IPv4Address], interface: int) -> dict[IPv4Address, bytes]:
+def _named(address: IPv4Address, hop: _Hop) -> str:
+    through = "" if address == hop.address else f" (through {hop.address})"
+    return f"{address}{through} on {socket.if_indextoname(hop.interface)}"
+
+
+def _resolve(hops: set[_Hop]) -> dict[_Hop, bytes]:
     """The MAC addresses of these that are known, or become known within the deadline."""
-    macs = _known(hops, interface)
+    macs = _known(hops)
     _provoke(hops - macs.keys())
     deadline = time.monotonic() + _DEADLINE
     while not hops <= macs.keys() and time.monotonic() < deadline:
         time.sleep(_PAUSE)
-        macs = _known(hops, interface)
+        macs = _known(hops)
     return macs
 
 
-def _known(hops: set[IPv4Address], interface: int) -> dict[IPv4Address, bytes]:
-    """What the neighbour table holds of these. An interface without Ethernet addresses has none that fit."""
-    table = rtnetlink.neighbours(interface)
-    return {hop: mac for hop, mac in table.items() if hop in hops and len(mac) == _MAC_BYTES}
+def _known(hops: set[_Hop]) -> dict[_Hop, bytes]:
+    """What the neighbour tables hold of these. An interface without Ethernet addresses has none that fit."""
+    tables = {interface: rtnetlink.neighbours(interface) for interface in {hop.interface for hop in hops}}
+    found = {hop: tables[hop.interface].get(hop.address, b"") for hop in hops}
+    return {hop: mac for hop, mac in found.items() if len(mac) == _MAC_BYTES}
 
 
-def _provoke(hops: set[IPv4Address]) -> None:
+def _provoke(hops: set[_Hop]) -> None:
     """Has the kernel ask for the MAC addresses of these."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for hop in hops:
             with contextlib.suppress(OSError):  # the neighbour table will say whether it worked
-                probe.sendto(b"", (str(hop), _DISCARD_PORT))
+                probe.sendto(b"", (str(hop.address), _DISCARD_PORT))

@@ -1,13 +1,16 @@
-"""The router: bpf/ingress.bpf.c with a configuration in its maps, on an interface.
+"""The router: bpf/ingress.bpf.c with a configuration in its maps, on one interface or several.
 
     with Router.load(load_config("shop.yaml"), Keys.generate()) as router:
-        router.attach("eth0")
+        router.attach("eth0")           clients and backends on one network (one-armed)
+        router.attach("eth0", "eth1")   or on several: clients may come in on each, backends be behind each
 
 Everything is in the maps before the program is attached, so no packet meets a half-configured router.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Self
 
 from rauta import loading, neighbours, offloads, tables
@@ -32,7 +35,7 @@ class Router(loading.Loaded):
         super().__init__(obj)
         self.config = config
         self.keys = keys
-        self._attachment: XdpAttachment | None = None
+        self._attached = False
 
     @classmethod
     def load(cls, config: Config, keys: Keys) -> Self:
@@ -52,24 +55,34 @@ class Router(loading.Loaded):
             raise
         return router
 
-    def attach(self, interface: str, mode: XdpMode = "best-effort") -> XdpAttachment:
-        """Resolves the backends' next hops, then attaches to an interface of the calling thread's network namespace.
+    def attach(self, *interfaces: str, mode: XdpMode = "best-effort") -> tuple[XdpAttachment, ...]:
+        """Resolves the backends' next hops, then attaches to interfaces of the calling thread's network namespace.
 
-        `mode` is "native", "generic" or "best-effort" (native where the driver can); the attachment's `mode` is the one
-        in use. RautaError if there is no such interface, a backend cannot be reached through it, or this router is
-        attached already; AttachError if the kernel refuses.
+        `mode` is "native", "generic" or "best-effort" (native where the driver can); each attachment's `mode` is the
+        one in use. A packet for a backend behind another interface than it came in on is redirected there; the driver
+        of that one must be able to send for XDP (veth: its peer needs an XDP program, too). RautaError if there is no
+        such interface, a backend cannot be reached through any of them, or this router is attached already; AttachError
+        if the kernel refuses. Then it is attached nowhere.
         """
-        if self._attachment is not None:
-            raise RautaError(
-                f"attaching to {interface}", "this router is attached already", "Load one for each interface."
-            )
-        index = loading.interface_index(interface)
-        self._fill_backends(index)
-        self._attachment = attach_xdp(index, self.object.programs["rauta_ingress"], mode)
-        self._undo_here(self._attachment.detach)
-        if self._attachment.mode == "generic":
-            self._undo.enter_context(offloads.gro_off(interface))
-        return self._attachment
+        tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
+        if self._attached:
+            raise RautaError(tried, "this router is attached already", "Name all its interfaces at once.")
+        if not interfaces:
+            raise RautaError(tried, "packets must come in somewhere", 'Name one or more: attach("eth0")')
+        indices = {loading.interface_index(interface): interface for interface in interfaces}
+        self._fill_backends(list(indices))
+        with ExitStack() as undo:
+            attachments = tuple(self._attach_one(index, name, mode, undo) for index, name in indices.items())
+            self._undo_here(undo.pop_all().close)
+        self._attached = True
+        return attachments
+
+    def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack) -> XdpAttachment:
+        attachment = attach_xdp(index, self.object.programs["rauta_ingress"], mode)
+        undo.callback(attachment.detach)
+        if attachment.mode == "generic":
+            undo.enter_context(offloads.gro_off(interface))
+        return attachment
 
     @property
     def requests_routed(self) -> int:
@@ -110,13 +123,19 @@ class Router(loading.Loaded):
             table.update_batch(tables.maglev_entries(cluster, indices))
             self.object.maps["clusters"].update(index, table)
 
-    def _fill_backends(self, interface: int) -> None:
+    def _fill_backends(self, interfaces: Sequence[int]) -> None:
+        """Where there is only one interface, packets leave as they came: the program need not compare."""
         backends = self.config.backends()
-        macs = neighbours.next_hops((backend.address for backend in backends.values()), interface)
+        hops = neighbours.next_hops((backend.address for backend in backends.values()), interfaces)
+        sources = {interface: neighbours.hardware_address(interface) for interface in interfaces}
         indices = tables.backend_indices(self.config)
-        self.object.maps["backends"].update_batch(
-            (indices[name], tables.backend_entry(backend, macs[backend.address])) for name, backend in backends.items()
-        )
+        entries = []
+        for name, backend in backends.items():
+            hop = hops[backend.address]
+            interface = hop.interface if len(interfaces) > 1 else 0
+            value = tables.backend_entry(backend, hop.mac, interface=interface, source=sources[hop.interface])
+            entries.append((indices[name], value))
+        self.object.maps["backends"].update_batch(entries)
 
 
 def _flow_sets(config: Config) -> int:

@@ -188,9 +188,13 @@ def backend_indices(config: Config) -> dict[str, int]:
     return {name: index for index, name in enumerate(config.backends())}
 
 
-def backend_entry(backend: Backend, next_hop: bytes) -> dict[str, Any]:
-    """The value of a backend in the map `backends`; `next_hop` is the MAC address, 6 bytes, of its next hop."""
-    return {"address": be32(backend.address), "next_hop": next_hop}
+def backend_entry(backend: Backend, next_hop: bytes, *, interface: int = 0, source: bytes = bytes(6)) -> dict[str, Any]:
+    """The value of a backend in the map `backends`.
+
+    `next_hop` is the MAC address, 6 bytes, of its next hop; `interface` the index of the interface that leads there and
+    `source` that one's MAC address. Without these, packets leave through the interface that they came in on.
+    """
+    return {"address": be32(backend.address), "next_hop": next_hop, "source": source, "interface": interface}
 
 
 def maglev_entries(cluster: Cluster, indices: Mapping[str, int]) -> list[tuple[int, bytes]]:

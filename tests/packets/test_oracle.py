@@ -146,9 +146,10 @@ def test_rauta_writes_the_same_maglev_tables(config: Config) -> None:
 
 
 def test_rauta_writes_the_same_backends(router: Router, config: Config) -> None:
-    mac = bytes.fromhex(BACKENDS["web-2"].mac.replace(":", ""))
-    written = tables.backend_entry(config.backends()["web-2"], mac)
-    expected = {"address": oracle.be32(BACKENDS["web-2"].address), "next_hop": mac}
+    backend = BACKENDS["web-2"]
+    written = tables.backend_entry(config.backends()["web-2"], oracle.mac(backend.mac), interface=7, source=b"router")
+    expected = {"address": oracle.be32(backend.address), "next_hop": oracle.mac(backend.mac)}
+    expected |= {"interface": 7, "source": b"router"}
     layout = router.object.btf.struct("backend")
     assert layout.pack(written) == layout.pack(expected)
 

@@ -185,7 +185,14 @@ def test_backends_are_numbered_in_the_order_of_their_names() -> None:
 
 def test_a_backend_is_its_address_and_its_next_hop() -> None:
     entry = tables.backend_entry(configuration().backends()["web-1"], bytes.fromhex("020000000001"))
-    assert entry == {"address": 0x0B0012C6, "next_hop": b"\x02\0\0\0\0\1"}
+    way_in = {"source": bytes(6), "interface": 0}
+    assert entry == {"address": 0x0B0012C6, "next_hop": b"\x02\0\0\0\0\1", **way_in}
+
+
+def test_and_the_interface_that_leads_there() -> None:
+    web = configuration().backends()["web-1"]
+    entry = tables.backend_entry(web, bytes(6), interface=7, source=b"\x02\0\0\0\0\7")
+    assert (entry["interface"], entry["source"]) == (7, b"\x02\0\0\0\0\7")
 
 
 def test_maglev_slots_hold_indices_of_the_whole_configuration_four_to_an_entry() -> None:
