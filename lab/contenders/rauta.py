@@ -54,7 +54,7 @@ class Rauta:
         for host in network.routers:
             routers.append(stack.enter_context(Router.load(config, keys)))
             with host.entered():
-                routers[-1].attach(host.interface, mode="native")
+                routers[-1].attach(*network.interfaces(host), mode="native")
         return RunningRauta(config, routers, agents)
 
     def load(self, config: Config, stack: ExitStack) -> RautaProgram:

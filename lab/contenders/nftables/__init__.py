@@ -41,7 +41,7 @@ class Nftables:
         """Load the rules; they are deleted at the end."""
         config = scenario.routing.config
         for router in network.routers:
-            interface_redirects = {f"net.ipv4.conf.{router.interface}.send_redirects": "0"}
+            interface_redirects = {f"net.ipv4.conf.{name}.send_redirects": "0" for name in network.interfaces(router)}
             for name, value in {**SYSCTLS, **interface_redirects}.items():
                 stack.callback(router.sysctl, name, router.sysctl(name, value))
             stack.callback(_delete, router)
