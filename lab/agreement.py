@@ -99,6 +99,9 @@ def _host_counts(topology: Topology, config: Config) -> Iterator[Mistake]:
             yield Mistake(where, f"{count} hosts, but {source}", str(expected[role]))
         elif role in SINGLE and count > MOST:
             yield Mistake(where, f"{count} hosts, but there is room for {MOST}", f"1 to {MOST}")
+    if topology.hosts.get("router", 1) > topology.hosts.get("client", 1):
+        problem = "more routers than clients: each client goes through one of them"
+        yield Mistake(("topology", "hosts", "router"), problem, f"1 to {topology.hosts.get('client', 1)}")
     for role in expected.keys() - topology.hosts.keys():
         yield Mistake(("topology", "hosts"), f"{role!r} is missing", f"{role}: {expected[role]}")
 

@@ -3,9 +3,9 @@
 Three kinds, drawn in lab.wiring: one-armed, two-armed, and direct. There may be several clients and routers (client-1,
 client-2, ...). Cables can have the faults of real ones: lab.links.
 
-Nobody owns a VIP's address: clients reach it by a /32 route over the routers, whose XDP program answers for it; with
-several a connection stays with one of them by a hash of its addresses and ports, as behind ECMP. Backends and clients
-route the outer addresses of encapsulated packets over the router, so that ICMP about them gets there.
+Nobody owns a VIP's address: clients reach it by a /32 route over a router, whose XDP program answers for it; with
+several routers the clients take turns. Backends and clients route the outer addresses of encapsulated packets over the
+router, so that ICMP about them gets there.
 
 What veth needs for XDP, and why (kernel drivers/net/veth.c):
 
@@ -18,7 +18,8 @@ What veth needs for XDP, and why (kernel drivers/net/veth.c):
 Both only while a contender with XDP runs (``Network.ready_for_xdp``), and while ``direct`` does, which is to be
 compared with one like for like. The others get the offloads that Linux has by default.
 
-Every host knows everybody's MAC address from the start: no first packet waits for ARP. IPv6 is off: no stray packet of
+Every host knows everybody's MAC address from the start, and the switch everybody's port: no first packet waits for ARP,
+and none is flooded to hosts that it is not for, whose XDP programs would see it. IPv6 is off: no stray packet of
 neighbour discovery gets into a counter.
 """
 
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from lab.scenario import Scenario, Topology
     from rauta.config import Config
 
+NTF_MASTER, NUD_NOARP = 0x04, 0x40
+"""a static entry of a switch (linux/neighbour.h)"""
 INTERFACE = "eth0"
 FABRIC = "fabric"
 INSTRUMENTS = Path(__file__).parent / "objects" / "instruments.bpf.o"
@@ -343,7 +346,9 @@ def _connect(fabric: Host, hosts: Sequence[Host], wires: Sequence[Wire], topolog
             if joint is not None:
                 _pair(netlink, joint, {"ifname": f"{joint}-l"}, link.mtu)
                 netlink.link("set", index=_index(netlink, f"{joint}-l"), state="up")
-            netlink.link("set", index=_index(netlink, joint or wire.port), master=_index(netlink, wire.switch))
+            plugged = _index(netlink, joint or wire.port)
+            netlink.link("set", index=plugged, master=_index(netlink, wire.switch))
+            netlink.fdb("add", ifindex=plugged, lladdr=wire.host.mac, flags=NTF_MASTER, state=NUD_NOARP)
         cables.append(Cable(wire.host, wire.interface, link, wire.port, joint))
     return cables
 
@@ -385,8 +390,6 @@ def _configure(host: Host, wires: Sequence[Wire], ways: Sequence[Way]) -> None:
             netlink.route("add", **way.fields(_index(netlink, way.interface)))
     if not own:
         host.sysctl("net.ipv4.ip_forward", "1")
-    if host.role == "client":
-        host.sysctl("net.ipv4.fib_multipath_hash_policy", "1")  # a connection stays on its way
 
 
 def _neighbours(wire: Wire, wires: Sequence[Wire]) -> Iterator[tuple[IPv4Address, str]]:

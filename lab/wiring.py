@@ -68,18 +68,17 @@ class Wire:
 
 @dataclass(frozen=True)
 class Way:
-    """A route: to a network over gateways (several: by a hash of the connection), out of an interface."""
+    """A route: to a network, over a gateway or straight, out of an interface."""
 
     to: IPv4Network
-    over: Sequence[IPv4Address]
+    over: IPv4Address | None
     interface: str
 
     def fields(self, index: int) -> dict[str, Any]:
         """For pyroute2. ``index``: of the interface."""
-        if not self.over:
+        if self.over is None:
             return {"dst": str(self.to), "oif": index, "scope": 253}  # link
-        hops = [{"gateway": str(hop), "oif": index, "flags": 4} for hop in self.over]  # onlink
-        return {"dst": str(self.to), **({"multipath": hops} if len(hops) > 1 else hops[0])}
+        return {"dst": str(self.to), "oif": index, "gateway": str(self.over), "flags": 4}  # onlink
 
 
 def addresses(kind: str, role: str, number: int) -> IPv4Address:
@@ -117,16 +116,18 @@ def ways(kind: str, host: Host, cables: Sequence[Wire], config: Config) -> Itera
     """What a host knows beyond the networks on its cables."""
     if host.role == "router":
         if kind == "direct":
-            yield from (Way(wire.network, (), wire.port) for wire in cables)
+            yield from (Way(wire.network, None, wire.port) for wire in cables)
         return
     if kind == "direct":
-        yield Way(EVERYTHING, (ROUTER_ADDRESS,), "eth0")
+        yield Way(EVERYTHING, ROUTER_ADDRESS, "eth0")
         return
     near = next(wire for wire in cables if wire.host is host)
     routers = [wire.address for wire in cables if wire.host.role == "router" and wire.switch == near.switch]
-    yield Way(config.encapsulation.source, routers[:1], "eth0")
+    yield Way(config.encapsulation.source, routers[0], "eth0")
     if host.role == "client":
-        yield from (Way(IPv4Network(address), routers, "eth0") for address in sorted({v.address for v in config.vips}))
+        clients = [wire.host for wire in cables if wire.host.role == "client"]
+        own = routers[clients.index(host) % len(routers)]
+        yield from (Way(IPv4Network(address), own, "eth0") for address in sorted({vip.address for vip in config.vips}))
     for name, network in SWITCHES[kind].items():
         if name != near.switch:
-            yield Way(network, (gateway(near.network),), "eth0")
+            yield Way(network, gateway(near.network), "eth0")

@@ -60,7 +60,7 @@ def _end(text: str) -> tuple[IPv4Address | None, int]:
 
 
 class NoListenerOn(CheckBase):
-    """Nothing listens on that host: no proxy behind our back."""
+    """Nothing listens on that host, or on any host of that role: no proxy behind our back."""
 
     no_listener_on: str
 
@@ -71,12 +71,14 @@ class NoListenerOn(CheckBase):
 
     def run(self, context: Context) -> CheckResult:
         """Look."""
-        if self.no_listener_on not in context.network.hosts:
-            known = ", ".join(context.network.hosts)
+        hosts = context.network.hosts
+        meant = [host for name, host in hosts.items() if self.no_listener_on in (name, host.role)]
+        if not meant:
+            known = ", ".join(hosts)
             raise UsageError(
                 f"looking for listeners on {self.no_listener_on!r}", "no such host", f"There are: {known}."
             )
-        ports = [one.local[1] for one in sockets(context.network.hosts[self.no_listener_on]) if one.state == LISTEN]
+        ports = [one.local[1] for host in meant for one in sockets(host) if one.state == LISTEN]
         return self.failed(f"listening on ports {ports}") if ports else self.passed("no TCP listener")
 
 
@@ -156,7 +158,7 @@ class TcpRetransmits(CheckBase):
         client = context.network.client
         with suppress(NotReady):  # what is never acknowledged is sent again, and so gets into the counters
             wait_until(lambda: _all_acknowledged(client), seconds=SETTLE_SECONDS, what="the client's acknowledgements")
-        before, after = context.started_with["client"], client.tcp_counters()
+        before, after = context.started_with[client.name], client.tcp_counters()
         grown = {name: after.get(name, 0) - before.get(name, 0) for name in (*TELLING, *RELATED)}
         seen = ", ".join(f"{name}: {grown[name]}" for name in TELLING)
         if max(grown[name] for name in TELLING) <= self.tcp_retransmits:

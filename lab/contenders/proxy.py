@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -46,15 +46,22 @@ class RunningProxy:
         return {}
 
 
-def start(network: Network, scenario: Scenario, stack: ExitStack, name: str, argv: Sequence[str]) -> RunningProxy:
-    """Give every router's host the VIPs' addresses, start a proxy there and wait until it listens on all of them."""
+def start(
+    network: Network, scenario: Scenario, stack: ExitStack, name: str, argv: Callable[[Path], Sequence[str]]
+) -> RunningProxy:
+    """Give every router's host the VIPs' addresses, start a proxy there and wait until it listens on all of them.
+
+    ``argv``: writes the configuration into a folder of this host's own, and says what to start.
+    """
     config = scenario.routing.config
     for router in network.routers:
         for sysctl, value in ROUTER_SYSCTLS.items():
             stack.callback(router.sysctl, sysctl, router.sysctl(sysctl, value))
         for address in sorted({vip.address for vip in config.vips}):
             own_address(router, address, stack)
-        started = router.start(argv, name=name, ready=lambda: all(_accepts(vip) for vip in config.vips))
+        folder = network.run.scratch / f"{router.namespace}-{name}"
+        folder.mkdir(exist_ok=True)
+        started = router.start(argv(folder), name=name, ready=lambda: all(_accepts(vip) for vip in config.vips))
         stack.callback(started.stop)
     return RunningProxy(config)
 
@@ -65,13 +72,6 @@ def _accepts(vip: Vip) -> bool:
     except OSError:
         return False
     return True
-
-
-def scratch(network: Network, name: str) -> Path:
-    """A folder for a proxy's files on this network; emptied by whoever uses it again."""
-    folder = network.run.scratch / f"{network.router.namespace}-{name}"
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def by_host(vip: Vip) -> dict[str | None, list[Route]]:

@@ -43,10 +43,13 @@ class Envoy:
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningProxy:
         """One Envoy with all VIPs, configured by a file alone."""
         settings = EnvoySettings.model_validate(scenario.settings.get(self.name, {}))
-        file = proxy.scratch(network, self.name) / "envoy.json"
-        file.write_text(json.dumps(configuration(scenario, settings)))
-        argv = [str(BINARY), "-c", str(file), "--concurrency", str(settings.concurrency)]
-        argv += ["--disable-hot-restart", "--log-level", "warning"]
+
+        def argv(folder: Path) -> list[str]:
+            file = folder / "envoy.json"
+            file.write_text(json.dumps(configuration(scenario, settings)))
+            words = [str(BINARY), "-c", str(file), "--concurrency", str(settings.concurrency)]
+            return [*words, "--disable-hot-restart", "--log-level", "warning"]
+
         return proxy.start(network, scenario, stack, self.name, argv)
 
 

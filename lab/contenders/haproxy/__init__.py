@@ -46,9 +46,13 @@ class Haproxy:
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningProxy:
         """One HAProxy with all VIPs."""
         settings = HaproxySettings.model_validate(scenario.settings.get(self.name, {}))
-        file = proxy.scratch(network, self.name) / "haproxy.cfg"
-        file.write_text(configuration(scenario, settings))
-        return proxy.start(network, scenario, stack, self.name, ["haproxy", "-db", "-f", str(file)])
+
+        def argv(folder: Path) -> list[str]:
+            file = folder / "haproxy.cfg"
+            file.write_text(configuration(scenario, settings))
+            return ["haproxy", "-db", "-f", str(file)]
+
+        return proxy.start(network, scenario, stack, self.name, argv)
 
 
 def configuration(scenario: Scenario, settings: HaproxySettings) -> str:

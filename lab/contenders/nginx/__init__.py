@@ -45,10 +45,12 @@ class Nginx:
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningProxy:
         """One nginx with all VIPs."""
         settings = NginxSettings.model_validate(scenario.settings.get(self.name, {}))
-        folder = proxy.scratch(network, self.name)
-        file = folder / "nginx.conf"
-        file.write_text(configuration(scenario, settings, folder))
-        argv = ["nginx", "-p", str(folder), "-c", str(file), "-e", "stderr"]
+
+        def argv(folder: Path) -> list[str]:
+            file = folder / "nginx.conf"
+            file.write_text(configuration(scenario, settings, folder))
+            return ["nginx", "-p", str(folder), "-c", str(file), "-e", "stderr"]
+
         return proxy.start(network, scenario, stack, self.name, argv)
 
 
