@@ -55,14 +55,15 @@ def test_each_contender_serves_in_each_kind(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["one-armed", "two-armed"])
 def test_several_clients_take_turns_with_several_routers(kind: str, tmp_path: Path) -> None:
     hosts = "topology.hosts={client: 2, router: 2, web: 2, api: 1}"
-    with built(tmp_path, f"topology.kind={kind}", hosts) as one, one.running("rauta") as running:
+    with built(tmp_path, f"topology.kind={kind}", hosts) as one:
         assert [host.name for host in one.network.clients] == ["client-1", "client-2"]
-        address, port = running.target("web")
-        for client in one.network.clients:
-            for _ in range(20):
-                answer = CLIENTS["http.client"](client, Request(address, port, "http://shop.test/"))
-                assert answer.status == 200
-        routed = [router.requests_routed for router in running.routers]  # type: ignore[attr-defined]
+        with one.running("rauta") as running:
+            address, port = running.target("web")
+            for client in one.network.clients:
+                for _ in range(20):
+                    answer = CLIENTS["http.client"](client, Request(address, port, "http://shop.test/"))
+                    assert answer.status == 200
+            routed = [router.requests_routed for router in running.routers]  # type: ignore[attr-defined]
         assert routed == [20, 20]
         assert asked(one, "direct", "/", "web", "client-2") == "web-1"
 
