@@ -27,6 +27,26 @@ PATIENCE = 30.0
 
 Target = tuple[IPv4Address, int]
 
+
+class At:
+    """A contender that takes all requests at one place."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def target(self, _cluster: str) -> Target:
+        """That place."""
+        return self._target
+
+    def counters(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def programs(self) -> dict[str, Any]:
+        """None."""
+        return {}
+
+
 _CONFIGURATION = Template("""\
 daemon off;
 user root;

@@ -20,6 +20,7 @@ from e2e.bench import Bench, bench
 from e2e.load import (
     CLOSED_PORT,
     LARGE,
+    At,
     Conduct,
     Counting,
     Target,
@@ -44,22 +45,6 @@ MS = 1_000_000
 """ns"""
 PATIENT = 5.0
 """seconds"""
-
-
-class At:
-    """A contender that takes all requests at one place."""
-
-    def __init__(self, target: Target) -> None:
-        self._target = target
-
-    def target(self, cluster: str) -> Target:
-        return self._target
-
-    def counters(self) -> dict[str, int]:
-        return {}
-
-    def programs(self) -> dict[str, Any]:
-        return {}
 
 
 @pytest.fixture(scope="module")
