@@ -18,6 +18,8 @@ AT_ONCE = 200
 """connections that are being opened at the same time"""
 TURNS = 10
 """a second, in which a slow reader reads"""
+RECEIVE_BYTES = 65_536
+"""of a slow reader's socket"""
 ESTABLISHED = 1
 """include/net/tcp_states.h"""
 
@@ -33,11 +35,20 @@ class Holder:
         self.gate = asyncio.Semaphore(AT_ONCE)
         self.tasks: list[asyncio.Task[None]] = []
 
+    async def connected(self) -> socket.socket:
+        """A slow reader's kernel must not read for it: left alone, it takes in megabytes before anybody waits."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        if self.rate:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        await asyncio.get_running_loop().sock_connect(sock, (self.address, self.port))
+        return sock
+
     async def open(self) -> None:
         """One connection, and its first answer."""
         async with self.gate:
             limit = max(4096, self.rate // TURNS) if self.rate else 1 << 20
-            reader, writer = await asyncio.open_connection(self.address, self.port, limit=limit)
+            reader, writer = await asyncio.open_connection(sock=await self.connected(), limit=limit)
             writer.write(self.request)
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             if not head.startswith("http/1.1 200"):
