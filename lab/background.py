@@ -37,6 +37,7 @@ class _Held(BaseModel):
 
     cluster: str
     path: Annotated[str, Field(pattern="^/")] = "/"
+    host: str = "shop.test"
 
     @contextmanager
     def _held(self, network: Network, running: Running, count: int, read: int) -> Iterator[None]:
@@ -45,18 +46,23 @@ class _Held(BaseModel):
             yield
             return
         address, port = running.target(self.cluster)
-        argv = [sys.executable, str(HOLDER), str(address), str(port), self.path, str(count), str(read)]
+        argv = [sys.executable, str(HOLDER), str(address), str(port), self.host, self.path, str(count), str(read)]
         holder = network.client.start(argv, name="holder")
         try:
             patience = START_SECONDS + SECONDS_A_CONNECTION * count
             wait_until(lambda: _said(holder, "standing"), seconds=patience, what=f"{count} connections to stand")
             yield
             holder.stop()
-            said = json.loads(holder.output().splitlines()[-1])
-            if said["lost"]:
-                raise LabError(f"holding {count} connections", f"{said['lost']} of them ended early")
+            if lost := _lost(holder, count):
+                raise LabError(f"holding {count} connections", f"{lost} of them ended early")
         finally:
             holder.stop()
+
+
+def _lost(holder: Process, count: int) -> int:
+    """How many connections have ended, as a holder that was stopped says; all of them if it says nothing."""
+    said = [line for line in holder.output().splitlines() if line.startswith("{")]
+    return int(json.loads(said[-1])["lost"]) if said else count
 
 
 def _said(holder: Process, word: str) -> bool:

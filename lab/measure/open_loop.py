@@ -4,6 +4,10 @@ The generator (lab/tools/open_loop.c) fixes when requests are due before the fir
 cannot be sent because no connection is free waits, and its latency counts the wait. So a server that hangs for a second
 shows as a second's worth of slow requests, as its users would see it. All latencies are kept, in a histogram.
 
+Whether the generator kept up is part of each sample. It is flagged if it had something to do nearly all the time, or
+if it was late itself: if requests went out late although a connection was free, and that is a good part of the latency
+at p99. A server that is slow or overrun is neither: then connections are not free, and the generator sleeps.
+
 A rate can be a share of what contenders manage (``rate: 50% of slowest rps``, with ``rps`` a closed-loop measure of the
 scenario, found out before the rounds): all contenders then get the same rate.
 """
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,6 +40,8 @@ TOOL = REPOSITORY / "lab" / "objects" / "open_loop"
 SOURCE = "lab/tools/open_loop.c"
 SATURATED = 0.9
 """of the time, from which the generator itself may be what was measured"""
+LATE_SECONDS, LATE_SHARE = 1e-3, 0.1
+"""from which it sent too late: so much at p99, and so much of the latency at p99. Less is what waking up takes"""
 _SHARE = re.compile(r"([0-9.]+)% of (\S+) ([a-z0-9-]+)")
 
 
@@ -116,7 +122,10 @@ def resolved_rate(rate: float | str, capacities: Mapping[str, Mapping[str, float
     found = capacities[measure]
     if whose != "slowest" and whose not in found:
         raise LabError(f"finding the rate {rate!r}", f"{whose} was not measured", f"Known: {', '.join(found)}.")
-    return float(share) / 100 * (min(found.values()) if whose == "slowest" else found[whose])
+    capacity = min(found.values()) if whose == "slowest" else found[whose]
+    if capacity <= 0:
+        raise LabError(f"finding the rate {rate!r}", f"{measure} was 0 for somebody: {dict(found)}")
+    return float(share) / 100 * capacity
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,7 @@ class OpenLoopInstrument:
             "warmup": self.warmup,
             "duration": seconds,
             "spin": model.spin,
+            "seed": 1 + number,  # the same arrivals for every contender, others from each client
             "host": model.host,
             "path": model.path,
             "body": model.body,
@@ -170,7 +180,8 @@ def _judged(reports: Sequence[Mapping[str, Any]], rate: float) -> Sample:
     intended = sum(one["intended"] for one in reports)
     wrong = ", ".join(f"{count} {kind}" for kind, count in errors.items() if count)
     p50, late = histogram.quantile(0.5) / 1e3, max(one["late"]["p50"] for one in reports) / 1e3
-    busy = max(one["busy"] for one in reports)
+    busy = max(max(one["busy"], one["cpu"]) for one in reports)
+    late_p99 = max(one["late"]["p99"] for one in reports) / 1e9
     answered = sum(one["answered"] for one in reports)
     return Sample(
         p50,
@@ -185,15 +196,20 @@ def _judged(reports: Sequence[Mapping[str, Any]], rate: float) -> Sample:
         histogram=histogram,
         requests=sum(one["requests"] for one in reports) or None,
         generator=busy,
-        flags=tuple(_saturation(busy)),
+        flags=tuple(_too_slow(busy, late_p99, histogram.quantile(0.99) / 1e9)),
         details={
             "intended": intended,
             "answered": answered,
-            "late p99 us": max(one["late"]["p99"] for one in reports) / 1e3,
+            "late p99 us": late_p99 * 1e6,
+            "generator cpu": max(one["cpu"] for one in reports),
             **{f"errors {kind}": count for kind, count in errors.items() if count},
         },
     )
 
 
-def _saturation(busy: float) -> list[str]:
-    return [f"the generator was busy {busy:.0%} of the time: it may be what was measured"] if busy >= SATURATED else []
+def _too_slow(busy: float, late: float, latency: float) -> Iterator[str]:
+    """What the generator could not do; ``late`` and ``latency``: seconds at p99."""
+    if busy >= SATURATED:
+        yield f"the generator was busy {busy:.0%} of the time: it may be what was measured"
+    if late >= LATE_SECONDS and late >= LATE_SHARE * latency:
+        yield f"the generator sent {late * 1e3:.1f} ms late at p99, where the latency was {latency * 1e3:.1f} ms"

@@ -8,7 +8,7 @@ until that is no wider than ``resolution``; the rate that is reported has held t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import sqrt
@@ -92,7 +92,7 @@ class SearchInstrument:
             found,
             quantities={"trials": len(trials), "p99": max(map(_p99, holding))},
             generator=max(sample.generator or 0.0 for sample in holding),
-            flags=tuple(flag for sample in holding for flag in sample.flags),
+            flags=tuple(flag for sample in [*holding, *_lowest_above(found, trials)] for flag in sample.flags),
             details=tried,
         )
 
@@ -105,6 +105,12 @@ class SearchInstrument:
             return _p99(sample) < self.model.p99 and _loss(sample) <= self.model.loss
 
         return bisected(holds, self.model.rate, self.model.resolution)
+
+
+def _lowest_above(found: float, trials: Sequence[tuple[float, Sample]]) -> list[Sample]:
+    """The trial that says why the answer is no higher: if the generator could not, the answer is the generator's."""
+    above = [(rate, number) for number, (rate, _) in enumerate(trials) if rate > found]
+    return [trials[min(above)[1]][1]] if above else []
 
 
 def _p99(sample: Sample) -> float:

@@ -1,7 +1,8 @@
 """Requests a second with wrk: a closed loop, every connection sends its next request when the last is answered.
 
-So it measures capacity; its latencies are those of a system under full load and hide every pause (open_loop.py does
-not), and are kept as details only.
+So it measures capacity. Its latencies are those of a system under full load, and while the server hangs it asks
+nobody: what wrk 4 says of such a pause is an estimate of its own (wrk.c, stats_correct). They are kept as details only;
+open_loop.py measures latency.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from lab import environment
+from lab.errors import CommandError
 from lab.interfaces import Instrument, Running, Setup, Watch
 from lab.measure.load import PATIENCE_SECONDS, Load, on_all, shares, target, widen_ports
 from lab.samples import Better, Quantity, Sample
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 REPORT = Path(__file__).parent / "wrk_report.lua"
 LONGER_THAN_ANYTHING = "1h"
 """wrk counts whole seconds; an interrupt ends it when its time is over, in good order"""
+UNREACHABLE = "unable to connect"
+"""what wrk says, and ends, when nobody listens"""
 
 
 class Wrk(Load):
@@ -87,10 +91,15 @@ class _WrkInstrument:
     def sample(self, subject: str, running: Running | None, watch: Watch, *, scale: int = 1) -> Sample:
         address, port = target(running, subject, self.model.cluster)
         url = f"http://{address}:{port}{self.model.path}"
-        if self.warmup:
-            on_all(self.clients, partial(self._run, url, self.warmup))
-        with watch:
-            reports = on_all(self.clients, partial(self._run, url, scale * self.model.duration))
+        try:
+            if self.warmup:
+                on_all(self.clients, partial(self._run, url, self.warmup))
+            with watch:
+                reports = on_all(self.clients, partial(self._run, url, scale * self.model.duration))
+        except CommandError as error:
+            if UNREACHABLE not in str(error):
+                raise
+            return Sample(0.0, valid=False, reason=f"wrk is {UNREACHABLE}{str(error).partition(UNREACHABLE)[2]}")
         return _judged(reports, self.model.threads)
 
     def _run(self, url: str, seconds: float, number: int, client: Host) -> dict[str, Any]:

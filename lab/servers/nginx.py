@@ -40,6 +40,8 @@ http {
     access_log off;
     default_type text/plain;
     keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    send_timeout 1h;
     client_max_body_size 64m;
     client_body_temp_path $scratch/bodies;
     proxy_temp_path $scratch/proxied;

@@ -7,9 +7,11 @@
  * because a server hangs. (A closed loop sends the next request when the last is answered, and so hardly
  * notices: "coordinated omission".) No slot is ever skipped or put off.
  *
- * One thread, epoll, no allocation while it runs. It sleeps until the next slot or answer. How late it sends
- * although the slot had come and a connection was free, and how much of the time it was not waiting, say whether
- * it keeps up: when it is busy all the time, it may be the generator that was measured.
+ * One thread, epoll, no allocation while it runs. It sleeps until the next slot or answer. Three figures
+ * say whether it keeps up, or may be what was measured: "late", how late it sent although the slot had come
+ * and a connection was free; "cpu", its share of a CPU; "busy", the share of the time in which it had
+ * something to do and so did not sleep, on a CPU or waiting for one. The latter two from the first slot
+ * that counts until the last was sent; spinning (--spin) is CPU time, but not business.
  *
  * Prints one JSON object. Times are ns. The histogram has 2048 linear buckets in every power of two, an
  * error below 0.1 %, as [value, count] pairs.
@@ -30,15 +32,16 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #define SECOND	     1000000000LL
-#define CALL_NS	     2000 /* epoll_pwait2 takes as long when there is something to do */
 #define HEAD_BYTES   8192
 #define READ_BYTES   (1 << 18)
 #define EVENTS	     256
+#define BATCH	     256
 #define HALF_BUCKETS 2048
 #define BUCKETS	     (HALF_BUCKETS * 40)
 
@@ -83,15 +86,29 @@ static struct options {
 
 static struct results {
 	uint64_t answered, all, unanswered, connect, broken, status, timeout, malformed;
+	int64_t last; /* when the last answer to a request that counts had come */
 	struct histogram latency, lateness;
 } results;
+
+/* Slots, in ns since an origin: at full precision however long the machine has been up. */
+struct schedule {
+	int64_t origin;
+	double next, end;
+};
+
+/* What the generator itself has used so far, in ns. */
+struct usage {
+	int64_t wall, cpu, idle;
+};
 
 static struct connection *all;
 static struct connection *spare, *last_spare; /* without a request, the longest first: all take turns */
 static char *request;
 static size_t request_length;
 static int epoll;
+static long under_way;	     /* requests */
 static int64_t measure_from; /* slots before are warm-up */
+static int64_t idle;	     /* ns with nothing to do */
 static char sink[READ_BYTES];
 
 static int64_t now(void)
@@ -102,18 +119,18 @@ static int64_t now(void)
 	return time.tv_sec * SECOND + time.tv_nsec;
 }
 
-static int64_t cpu(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-	return time.tv_sec * SECOND + time.tv_nsec;
-}
-
 static void die(const char *what)
 {
 	fprintf(stderr, "open_loop: %s: %s\n", what, strerror(errno));
 	exit(2);
+}
+
+static struct usage usage_until_now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+	return (struct usage){ .wall = now(), .cpu = time.tv_sec * SECOND + time.tv_nsec, .idle = idle };
 }
 
 /* ---- histogram -------------------------------------------------------------------------------------- */
@@ -171,9 +188,8 @@ static void watch(struct connection *connection, uint32_t events)
 		die("epoll_ctl");
 }
 
-static void release(struct connection *connection)
+static void make_spare(struct connection *connection)
 {
-	connection->freed = now();
 	connection->next = NULL;
 	if (spare)
 		last_spare->next = connection;
@@ -190,15 +206,25 @@ static void hang_up(struct connection *connection)
 	connection->state = CLOSED;
 }
 
-/* A request that got no good answer: its latency so far counts, so that failing fast never looks fast. */
+/* A request is over at that time, whatever became of it: its latency counts, so that no slot goes missing.
+ */
+static void end_request(struct connection *connection, uint64_t *kind, int64_t time)
+{
+	under_way--;
+	connection->freed = time;
+	make_spare(connection);
+	if (!is_measured(connection))
+		return;
+	(*kind)++;
+	record(&results.latency, time - connection->slot);
+}
+
 static void fail(struct connection *connection, uint64_t *kind)
 {
-	if (is_measured(connection)) {
-		(*kind)++;
-		record(&results.latency, now() - connection->slot);
-	}
+	int64_t time = now();
+
 	hang_up(connection);
-	release(connection);
+	end_request(connection, kind, time);
 }
 
 static void send_request(struct connection *connection)
@@ -209,7 +235,7 @@ static void send_request(struct connection *connection)
 
 		if (sent < 0 && errno == EAGAIN) {
 			connection->state = SENDING;
-			watch(connection, EPOLLOUT | EPOLLIN);
+			watch(connection, EPOLLOUT); /* an early answer is read when all is sent */
 			return;
 		}
 		if (sent < 0) {
@@ -245,6 +271,7 @@ static void open_connection(struct connection *connection)
 
 static void start(struct connection *connection, int64_t slot)
 {
+	under_way++;
 	connection->slot = slot;
 	connection->began = now();
 	connection->sent = connection->have = 0;
@@ -273,19 +300,16 @@ static void on_connected(struct connection *connection)
 
 static void finish(struct connection *connection)
 {
+	int64_t time = now();
+
 	results.all++;
-	if (is_measured(connection)) {
-		record(&results.latency, now() - connection->slot);
-		if (connection->status == 200)
-			results.answered++;
-		else
-			results.status++;
-	}
+	if (is_measured(connection))
+		results.last = time;
 	if (connection->closing)
 		hang_up(connection);
 	else
 		connection->state = IDLE;
-	release(connection);
+	end_request(connection, connection->status == 200 ? &results.answered : &results.status, time);
 }
 
 /* The value of a header of a complete head, or NULL. */
@@ -305,12 +329,14 @@ static bool understood(struct connection *connection)
 {
 	const char *length = header(connection->head, "content-length"),
 		   *end = header(connection->head, "connection");
+	char *rest, minor[2];
 
-	if (sscanf(connection->head, "HTTP/1.%*1[01] %d", &connection->status) != 1 || !length)
+	if (sscanf(connection->head, "HTTP/1.%1[01] %3d", minor, &connection->status) != 2 || !length ||
+	    header(connection->head, "transfer-encoding"))
 		return false;
-	connection->left = strtoll(length, NULL, 10);
-	connection->closing |= end && !strncasecmp(end, "close", 5);
-	return true;
+	connection->left = strtoll(length, &rest, 10);
+	connection->closing |= *minor == '0' || (end && !strncasecmp(end, "close", 5));
+	return rest > length && *rest == '\r' && connection->left >= 0;
 }
 
 static void on_head(struct connection *connection, size_t got)
@@ -395,12 +421,13 @@ static void give_up_on_slow_ones(int64_t time)
 
 /* ---- the loop --------------------------------------------------------------------------------------- */
 
-static uint64_t random_bits(void) /* xorshift64*, Vigna 2016 */
+static uint64_t random_bits(void) /* splitmix64, Vigna 2015: any seed will do */
 {
-	options.seed ^= options.seed >> 12;
-	options.seed ^= options.seed << 25;
-	options.seed ^= options.seed >> 27;
-	return options.seed * 2685821657736338717ULL;
+	uint64_t bits = options.seed += 0x9e3779b97f4a7c15;
+
+	bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9;
+	bits = (bits ^ (bits >> 27)) * 0x94d049bb133111eb;
+	return bits ^ (bits >> 31);
 }
 
 static double interval(void)
@@ -410,52 +437,66 @@ static double interval(void)
 	return options.poisson ? -mean * log1p(-(double)(random_bits() >> 11) / (1ULL << 53)) : mean;
 }
 
-/* Returns how long it had nothing to do. */
-static int64_t wait_for_events(int64_t until)
+static bool is_left(const struct schedule *schedule)
 {
-	struct epoll_event events[EVENTS];
-	int64_t began = now(), left = until - began - (int64_t)(options.spin * SECOND), waited;
-	struct timespec timeout = { .tv_sec = left > 0 ? left / SECOND : 0,
-				    .tv_nsec = left > 0 ? left % SECOND : 0 };
+	return schedule->next < schedule->end;
+}
+
+static int64_t next_slot(const struct schedule *schedule)
+{
+	return schedule->origin + (int64_t)schedule->next;
+}
+
+static int poll_events(struct epoll_event *events, int64_t ns)
+{
+	struct timespec timeout = { .tv_sec = ns / SECOND, .tv_nsec = ns % SECOND };
 	int count = epoll_pwait2(epoll, events, EVENTS, &timeout, NULL);
 
 	if (count < 0 && errno != EINTR)
 		die("epoll_pwait2");
-	waited = now() - began;
-	for (int index = 0; index < count; index++)
-		on_event(events[index].data.ptr, events[index].events);
-	return waited > CALL_NS ? waited : 0;
+	return count > 0 ? count : 0;
 }
 
-/* Sends what is due. Returns the first slot that is not. */
-static double send_due(double slot, double end)
+/* Looks before it sleeps, because only then is it known that it had nothing to do. */
+static void wait_for_events(int64_t until)
+{
+	struct epoll_event events[EVENTS];
+	int64_t began = now(), left;
+	int count = poll_events(events, 0);
+
+	if (!count && began < until) {
+		left = until - began - (int64_t)(options.spin * SECOND);
+		if (left > 0)
+			count = poll_events(events, left);
+		idle += now() - began;
+	}
+	for (int index = 0; index < count; index++)
+		on_event(events[index].data.ptr, events[index].events);
+}
+
+/* Sends what is due, as far as connections are free; not everything at once, since answers want to be read,
+ * too. */
+static void send_due(struct schedule *schedule)
 {
 	int64_t time = now();
 
-	while (slot < end && (int64_t)slot <= time && spare) {
+	for (int sent = 0; sent < BATCH && spare && is_left(schedule) && next_slot(schedule) <= time;
+	     sent++) {
 		struct connection *connection = spare;
-		int64_t could = connection->freed > (int64_t)slot ? connection->freed : (int64_t)slot;
+		int64_t slot = next_slot(schedule);
 
 		spare = connection->next;
-		if ((int64_t)slot >= measure_from)
-			record(&results.lateness, time - could);
-		start(connection, (int64_t)slot);
-		slot += interval();
+		if (slot >= measure_from)
+			record(&results.lateness,
+			       time - (connection->freed > slot ? connection->freed : slot));
+		start(connection, slot);
+		schedule->next += interval();
 		time = now();
 	}
-	return slot;
-}
-
-static bool is_any_under_way(void)
-{
-	for (long index = 0; index < options.connections; index++)
-		if (all[index].state != IDLE && all[index].state != CLOSED)
-			return true;
-	return false;
 }
 
 /* What nobody answered, or never could be sent, waited until now. */
-static void count_unanswered(double slot, double end)
+static void count_unanswered(struct schedule *schedule)
 {
 	int64_t time = now();
 
@@ -464,71 +505,74 @@ static void count_unanswered(double slot, double end)
 			results.unanswered++;
 			record(&results.latency, time - all[index].slot);
 		}
-	for (; slot < end; slot += interval())
-		if ((int64_t)slot >= measure_from) {
+	for (; is_left(schedule); schedule->next += interval())
+		if (next_slot(schedule) >= measure_from) {
 			results.unanswered++;
-			record(&results.latency, time - (int64_t)slot);
+			record(&results.latency, time - next_slot(schedule));
 		}
 }
 
-struct span {
-	int64_t wall, idle, cpu;
-};
-
-static struct span run(void)
+/* Returns what it used between the first slot that counts and the last that it sent. */
+static struct usage run(void)
 {
-	double slot = now() + SECOND / 100, end;
-	int64_t patience, look = 0, began = 0, cpu_began = 0;
-	struct span span = { 0 };
+	struct schedule schedule = { .origin = now() + SECOND / 100,
+				     .end = (options.warmup + options.duration) * SECOND };
+	int64_t patience = schedule.origin + (int64_t)(schedule.end + options.drain * SECOND);
+	int64_t look = 0, time;
+	struct usage before = { 0 }, after = { 0 };
 
-	measure_from = slot + options.warmup * SECOND;
-	end = measure_from + options.duration * SECOND;
-	patience = end + options.drain * SECOND;
-	for (;;) {
-		int64_t time = now();
-
-		if (!began && time >= measure_from) {
-			began = time;
-			cpu_began = cpu();
-		}
-		slot = send_due(slot, end);
-		if (slot >= end && (!is_any_under_way() || now() >= patience))
-			break;
-		if (now() >= patience)
-			break;
+	measure_from = schedule.origin + (int64_t)(options.warmup * SECOND);
+	while ((is_left(&schedule) || under_way) && (time = now()) < patience) {
+		if (!before.wall && time >= measure_from)
+			before = usage_until_now();
+		send_due(&schedule);
+		if (!after.wall && !is_left(&schedule))
+			after = usage_until_now();
 		if (time > look) {
 			give_up_on_slow_ones(time);
 			look = time + SECOND / 10;
 		}
-		span.idle += (time >= measure_from) *
-			     wait_for_events(slot < end && spare ? (int64_t)slot : time + SECOND / 100);
+		wait_for_events(is_left(&schedule) && spare ? next_slot(&schedule) : time + SECOND / 100);
 	}
-	span.wall = now() - began;
-	span.cpu = cpu() - cpu_began;
-	count_unanswered(slot, end);
-	return span;
+	if (!after.wall)
+		after = usage_until_now();
+	if (!before.wall)
+		before = after;
+	count_unanswered(&schedule);
+	return (struct usage){ after.wall - before.wall, after.cpu - before.cpu, after.idle - before.idle };
 }
 
 /* ---- in and out ------------------------------------------------------------------------------------- */
 
-static void report(struct span span)
+static double share(int64_t part, int64_t whole)
+{
+	return part > 0 && whole > 0 ? (double)part / whole : 0;
+}
+
+/* Until the last answer, if that came after the end: else a server that is overrun would seem to keep up.
+ */
+static double seconds(void)
+{
+	double until_last = (double)(results.last - measure_from) / SECOND;
+
+	return until_last > options.duration ? until_last : options.duration;
+}
+
+static void report(struct usage used)
 {
 	const struct results *r = &results;
 	const char *separator = "";
 
-	printf("{\"intended\": %" PRIu64 ", \"answered\": %" PRIu64 ", \"requests\": %" PRIu64
-	       ", \"seconds\": %.6f, ",
-	       r->latency.total, r->answered, r->all, options.duration);
+	printf("{\"intended\": %" PRIu64 ", \"sent\": %" PRIu64 ", \"answered\": %" PRIu64
+	       ", \"requests\": %" PRIu64 ", \"seconds\": %.6f, ",
+	       r->latency.total, r->lateness.total, r->answered, r->all, seconds());
 	printf("\"errors\": {\"connect\": %" PRIu64 ", \"broken\": %" PRIu64 ", \"status\": %" PRIu64
 	       ", \"timeout\": %" PRIu64 ", \"malformed\": %" PRIu64 ", \"unanswered\": %" PRIu64 "}, ",
 	       r->connect, r->broken, r->status, r->timeout, r->malformed, r->unanswered);
-	printf("\"late\": {\"count\": %" PRIu64 ", \"p50\": %" PRIu64 ", \"p99\": %" PRIu64
-	       ", \"max\": %" PRIu64 "}, ",
-	       r->lateness.total, quantile(&r->lateness, 0.5), quantile(&r->lateness, 0.99),
-	       quantile(&r->lateness, 1));
-	printf("\"cpu\": %.4f, \"busy\": %.4f, \"histogram\": [",
-	       span.wall ? (double)span.cpu / span.wall : 0.0,
-	       span.wall ? 1 - (double)span.idle / span.wall : 0.0);
+	printf("\"late\": {\"p50\": %" PRIu64 ", \"p99\": %" PRIu64 ", \"max\": %" PRIu64 "}, ",
+	       quantile(&r->lateness, 0.5), quantile(&r->lateness, 0.99), quantile(&r->lateness, 1));
+	printf("\"cpu\": %.4f, \"busy\": %.4f, \"histogram\": [", share(used.cpu, used.wall),
+	       share(used.wall - used.idle, used.wall));
 	for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
 		if (r->latency.counts[bucket]) {
 			printf("%s[%" PRIu64 ", %" PRIu64 "]", separator, value_of(bucket),
@@ -562,7 +606,7 @@ static void make_connections(void)
 		die("memory");
 	for (long index = 0; index < options.connections; index++) {
 		all[index].fd = -1;
-		release(&all[index]);
+		make_spare(&all[index]);
 	}
 }
 
@@ -579,12 +623,43 @@ static const char usage[] = "open_loop [options] ADDRESS PORT\n"
 			    "  --spin S          do not sleep the last so many seconds before a slot (0)\n"
 			    "  --host NAME       Host header (shop.test)\n"
 			    "  --path PATH       target (/)\n"
-			    "  --body BYTES      POST so many (0: GET)\n";
+			    "  --body BYTES      POST so many (0: GET)\n"
+			    "  --help            say this\n";
 
-static void wrong_usage(void)
+static void wrong_usage(const char *what)
 {
-	fputs(usage, stderr);
+	fprintf(stderr, "open_loop: %s\n%s", what, usage);
 	exit(2);
+}
+
+/* A number of at least so much, and nothing behind it. */
+static double number(const char *text, double least)
+{
+	char *rest;
+	double value = strtod(text, &rest);
+
+	if (rest == text || *rest || !isfinite(value) || value < least)
+		wrong_usage(text);
+	return value;
+}
+
+static bool is_poisson(const char *text)
+{
+	if (strcmp(text, "poisson") && strcmp(text, "constant"))
+		wrong_usage(text);
+	return *text == 'p';
+}
+
+static void parse_target(const char *address, const char *port)
+{
+	double value = number(port, 1);
+
+	options.to.sin_family = AF_INET;
+	options.to.sin_port = htons(value);
+	if (inet_pton(AF_INET, address, &options.to.sin_addr) != 1)
+		wrong_usage(address);
+	if (value > UINT16_MAX)
+		wrong_usage(port);
 }
 
 static void parse(int argc, char **argv)
@@ -594,35 +669,46 @@ static void parse(int argc, char **argv)
 		{ "connections", 1, 0, 'c' }, { "close", 0, 0, 'x' },	 { "warmup", 1, 0, 'w' },
 		{ "duration", 1, 0, 'd' },    { "drain", 1, 0, 'D' },	 { "timeout", 1, 0, 't' },
 		{ "spin", 1, 0, 'S' },	      { "host", 1, 0, 'h' },	 { "path", 1, 0, 'p' },
-		{ "body", 1, 0, 'b' },	      { "help", 0, 0, '?' },	 { 0 },
+		{ "body", 1, 0, 'b' },	      { "help", 0, 0, 'H' },	 { 0 },
 	};
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		switch (option) {
-		case 'r': options.rate = atof(optarg); break;
-		case 'a': options.poisson = !strcmp(optarg, "poisson"); break;
-		case 's': options.seed = strtoull(optarg, NULL, 10) | 1; break;
-		case 'c': options.connections = atol(optarg); break;
+		case 'r': options.rate = number(optarg, 1e-3); break;
+		case 'a': options.poisson = is_poisson(optarg); break;
+		case 's': options.seed = number(optarg, 0); break;
+		case 'c': options.connections = number(optarg, 1); break;
 		case 'x': options.close = true; break;
-		case 'w': options.warmup = atof(optarg); break;
-		case 'd': options.duration = atof(optarg); break;
-		case 'D': options.drain = atof(optarg); break;
-		case 'S': options.spin = atof(optarg); break;
-		case 't': options.timeout = atof(optarg); break;
+		case 'w': options.warmup = number(optarg, 0); break;
+		case 'd': options.duration = number(optarg, 1e-3); break;
+		case 'D': options.drain = number(optarg, 0); break;
+		case 'S': options.spin = number(optarg, 0); break;
+		case 't': options.timeout = number(optarg, 1e-3); break;
 		case 'h': options.host = optarg; break;
 		case 'p': options.path = optarg; break;
-		case 'b': options.body = atol(optarg); break;
-		default: wrong_usage();
+		case 'b': options.body = number(optarg, 0); break;
+		case 'H': fputs(usage, stdout); exit(0);
+		default: wrong_usage("unknown option, or one without its value");
 		}
 	}
-	if (argc - optind != 2 || options.rate <= 0 || options.connections < 1 || options.duration <= 0 ||
-	    options.body < 0 || strlen(options.host) + strlen(options.path) > 3000)
-		wrong_usage();
-	options.to.sin_family = AF_INET;
-	options.to.sin_port = htons(atoi(argv[optind + 1]));
-	if (inet_pton(AF_INET, argv[optind], &options.to.sin_addr) != 1)
-		wrong_usage();
+	if (argc - optind != 2)
+		wrong_usage("ADDRESS and PORT, please");
+	if (strlen(options.host) + strlen(options.path) > 3000)
+		wrong_usage("host and path are too long");
+	parse_target(argv[optind], argv[optind + 1]);
+}
+
+/* As many connections as the machine allows. */
+static void raise_open_files_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		die("getrlimit");
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		die("setrlimit");
 }
 
 int main(int argc, char **argv)
@@ -630,6 +716,7 @@ int main(int argc, char **argv)
 	parse(argc, argv);
 	if (prctl(PR_SET_TIMERSLACK, 1)) /* ns; by default the kernel wakes it up to 50 us late */
 		die("prctl");
+	raise_open_files_limit();
 	make_request();
 	make_connections();
 	epoll = epoll_create1(EPOLL_CLOEXEC);
