@@ -7,19 +7,24 @@ time of whoever runs just then, the load generator's as often as the server's. S
 
 Processes are told apart by their network namespaces. *Ours* are those in the run's namespaces, this process and its
 children; kernel threads work for everybody; whatever else used CPU time is *foreign* and makes a sample noisy. A
-process's time is that of all its threads, and of children that it has waited for, so a load generator that starts and
-ends within one watch is counted, through the lab itself (proc(5), stat: utime, stime, cutime, cstime).
+process's time is that of all its threads, to the nanosecond (clock_getcpuclockid(3); /proc/PID/stat has 10 ms, which
+thirty idle neighbours can pass at once). What has started *and* ended between two looks is in nobody's list: of the
+lab's own tools it is in getrusage(2)'s RUSAGE_CHILDREN, of others in their parents' cutime and cstime (proc(5), stat).
 
-A thread looks every 100 ms and keeps the time series. Times are seconds of CLOCK_MONOTONIC.
+A thread looks every 100 ms and keeps the time series. It holds the hosts' files in /proc/net open, which stay those of
+the namespace that they were opened in: to enter a dozen namespaces ten times a second would take 2 % of a CPU.
+
+Times are seconds of CLOCK_MONOTONIC.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +42,8 @@ PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 _KTHREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h), in field 9 of stat"""
+_READ_BYTES = 1 << 16
+"""more than a host's file in /proc/net has"""
 SERIES: Mapping[str, str] = {
     "time": "seconds, CLOCK_MONOTONIC",
     "label": "what was being timed; empty between samples",
@@ -80,12 +87,62 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """A process that has nothing to do with the run: CPU seconds of its ``own``, and of children it ``waited`` for."""
+
+    parent: int
+    own: float
+    waited: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.own + self.waited
+
+
+@dataclass(frozen=True)
 class Processes:
-    """CPU seconds of processes: by host, the lab's own with its ended children, and each foreign one by pid."""
+    """CPU seconds of processes: of the run's hosts by role, and each foreign one by pid."""
 
     hosts: Mapping[str, float]
-    lab: float
-    foreign: Mapping[int, float]
+    foreign: Mapping[int, Foreign]
+
+
+def foreign_seconds(first: Mapping[int, Foreign], last: Mapping[int, Foreign]) -> float:
+    """CPU seconds that foreign processes used between two looks, those included that began or ended meanwhile.
+
+    When a process has ended, its parent's ``waited`` grows by all that it ever used. What it had used before the first
+    look is taken off again, from its next of kin who still lives. If nobody waited for it, that may hide some of what
+    that one used, which is why each counts at least as nothing.
+    """
+    grown = {pid: one.total - (first[pid].total if pid in first else 0.0) for pid, one in last.items()}
+    for pid in first.keys() - last.keys():
+        heir = pid
+        while heir in first and heir not in last:
+            heir = first[heir].parent
+        if heir in grown:
+            grown[heir] -= first[pid].total
+    return sum(max(0.0, seconds) for seconds in grown.values())
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the thread sees. ``counters``: sums over all hosts."""
+
+    time: float
+    times: Times
+    counters: Mapping[str, int]
+
+    def since(self, last: _Look) -> dict[str, float | int]:
+        """A row of the series, but for its label."""
+        seconds = self.time - last.time
+        return {
+            "time": self.time,
+            "busy": (self.times.busy - last.times.busy) / seconds,
+            "softirq": (self.times.softirq - last.times.softirq) / seconds,
+            "steal": (self.times.steal - last.times.steal) / seconds,
+            **{name: value - last.counters[name] for name, value in self.counters.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -131,26 +188,26 @@ class Watch:
     def __enter__(self) -> Self:
         self._monitor.label = self._label
         self._processes = self._monitor.processes()
-        self._times, self._start = Times.read(), time.monotonic()
+        self._times, self._lab, self._start = Times.read(self._monitor.proc), _of_the_lab(), time.monotonic()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        times, seconds = Times.read(), time.monotonic() - self._start
+        seconds, lab, times = time.monotonic() - self._start, _of_the_lab(), Times.read(self._monitor.proc)
         processes = self._monitor.processes()
         self._monitor.label = ""
-        self.usage = _usage(seconds, (self._times, times), (self._processes, processes))
+        self.usage = _usage(seconds, lab - self._lab, (self._times, times), (self._processes, processes))
 
 
-def _usage(seconds: float, times: tuple[Times, Times], processes: tuple[Processes, Processes]) -> Usage:
+def _usage(seconds: float, lab: float, times: tuple[Times, Times], processes: tuple[Processes, Processes]) -> Usage:
+    """``lab``: CPU seconds of the lab itself and of tools that have ended: what it starts to be timed is on clients."""
     before, after = times
     total = after.total - before.total
     first, last = processes
-    # The kernel tells whole ticks: the last one of each process may have begun long before the watch.
-    foreign = sum(max(0.0, spent - first.foreign.get(pid, 0.0) - 1 / TICKS) for pid, spent in last.foreign.items())
-    hosts = {role: last.hosts[role] - first.hosts.get(role, 0.0) for role in last.hosts}
-    hosts["client"] = hosts.get("client", 0.0) + last.lab - first.lab
+    foreign = foreign_seconds(first.foreign, last.foreign)
+    hosts = {role: last.hosts[role] - first.hosts[role] for role in last.hosts}
+    hosts["client"] += lab
     return Usage(
         seconds=seconds,
         steal=(after.steal - before.steal) / total if total else 0.0,
@@ -163,9 +220,16 @@ def _usage(seconds: float, times: tuple[Times, Times], processes: tuple[Processe
 
 @dataclass
 class Monitor:
-    """Watches for as long as it is entered. ``hosts``: whose processes and interfaces are those of the run."""
+    """Watches for as long as it is entered.
+
+    Args:
+        hosts: whose processes and interfaces are those of the run.
+        fabrics: what connects them. What runs there, such as a delay line, is no host's and not foreign either.
+        proc: where proc(5) is mounted.
+    """
 
     hosts: Sequence[Host]
+    fabrics: Sequence[Host] = ()
     proc: Path = PROC
     label: str = ""
     """what is being timed"""
@@ -178,17 +242,21 @@ class Monitor:
             for host in self.hosts
             if (inode := namespaces.inode(host.namespace))
         }
+        self._fabrics = {namespaces.inode(fabric.namespace) for fabric in self.fabrics}
 
     @contextmanager
     def watching(self) -> Iterator[Self]:
         """Keep the time series meanwhile."""
-        thread = threading.Thread(target=self._look_again_and_again, name="monitor", daemon=True)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            thread.join()
+        with ExitStack() as stack:
+            files = [_net_files(host, stack) for host in self.hosts]
+            arguments = (files, self._look(files))
+            thread = threading.Thread(target=self._look_again_and_again, args=arguments, name="monitor", daemon=True)
+            thread.start()
+            try:
+                yield self
+            finally:
+                self._stop.set()
+                thread.join()
 
     def watch(self, label: str = "") -> Watch:
         """A context for something that is timed; in the series it has this label."""
@@ -202,59 +270,76 @@ class Monitor:
     def processes(self) -> Processes:
         """The CPU time of every process so far."""
         hosts = dict.fromkeys(("client", "router", "servers"), 0.0)
-        foreign: dict[int, float] = {}
-        lab = 0.0
+        foreign: dict[int, Foreign] = {}
         for entry in self.proc.glob("[0-9]*"):
-            with suppress(OSError, IndexError, ValueError):
+            pid = int(entry.name)
+            with suppress(OSError, IndexError):  # it has ended
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                pid, own = int(entry.name), (int(fields[11]) + int(fields[12])) / TICKS
-                if pid == os.getpid():
-                    lab = own + (int(fields[13]) + int(fields[14])) / TICKS
+                if pid == os.getpid() or int(fields[6]) & _KTHREAD:
                     continue
-                if int(fields[6]) & _KTHREAD or own == 0:
-                    continue
-                role = self._roles.get((entry / "ns/net").stat().st_ino)
-                if role:
+                own, namespace = time.clock_gettime(_cpu_clock(pid)), (entry / "ns/net").stat().st_ino
+                if role := self._roles.get(namespace):
                     hosts[role] += own
-                elif int(fields[1]) != os.getpid():
-                    foreign[pid] = own
-        return Processes(hosts, lab, foreign)
+                elif namespace not in self._fabrics and (parent := int(fields[1])) != os.getpid():
+                    foreign[pid] = Foreign(parent, own, waited=(int(fields[13]) + int(fields[14])) / TICKS)
+        return Processes(hosts, foreign)
 
-    def _look_again_and_again(self) -> None:
-        last_times, last_counters, last = Times.read(self.proc), self._counters(), time.monotonic()
-        while not self._stop.wait(INTERVAL):
-            times, counters, now = Times.read(self.proc), self._counters(), time.monotonic()
-            seconds = now - last
-            row = {
-                "time": now,
-                "label": self.label,
-                "busy": (times.busy - last_times.busy) / seconds,
-                "softirq": (times.softirq - last_times.softirq) / seconds,
-                "steal": (times.steal - last_times.steal) / seconds,
-                **{name: value - last_counters[name] for name, value in counters.items()},
-            }
-            for name, value in row.items():
+    def _look(self, files: _Files) -> _Look:
+        return _Look(time.monotonic(), Times.read(self.proc), _counters(files))
+
+    def _look_again_and_again(self, files: _Files, last: _Look) -> None:
+        due = last.time + INTERVAL
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            look = self._look(files)
+            for name, value in {"label": self.label, **look.since(last)}.items():
                 self._series[name].append(value)
-            last_times, last_counters, last = times, counters, now
-
-    def _counters(self) -> dict[str, int]:
-        """Sums over all hosts; /proc/PID/net of a process in a namespace would need one there, so this enters them."""
-        found = dict.fromkeys(("retransmits", "drops", "rx_packets", "rx_bytes"), 0)
-        for host in self.hosts:
-            with suppress(OSError), host.entered():
-                found["retransmits"] += _retransmitted()
-                for line in Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]:
-                    received_bytes, packets, errors, drops, *rest = map(int, line.partition(":")[2].split())
-                    found["rx_bytes"] += received_bytes
-                    found["rx_packets"] += packets
-                    found["drops"] += errors + drops + rest[6] + rest[7]
-        return found
+            last, due = look, max(due + INTERVAL, look.time)  # after a delay go on from there, without a burst
 
 
-def _retransmitted() -> int:
-    names, values = (
-        line.split()[1:]
-        for line in Path("/proc/thread-self/net/snmp").read_text().splitlines()
-        if line.startswith("Tcp:")
-    )
-    return int(dict(zip(names, values, strict=True))["RetransSegs"])
+def _cpu_clock(pid: int) -> int:
+    """The CPU-time clock of all of a process's threads, as clock_getcpuclockid(3) makes it (CPUCLOCK_SCHED)."""
+    return ~pid << 3 | 2
+
+
+def _of_the_lab() -> float:
+    """CPU seconds of this process and of children that it has waited for, with theirs."""
+    both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+_Files = Sequence[tuple[int, int]]
+"""descriptors of net/dev and net/snmp of each host"""
+
+
+def _net_files(host: Host, stack: ExitStack) -> tuple[int, int]:
+    """A host's net/dev and net/snmp, to be read again and again from anywhere; closed with the stack."""
+
+    def opened(name: str) -> int:
+        # /proc/net would be that of the process's first thread, wherever this one is.
+        descriptor = os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, descriptor)
+        return descriptor
+
+    with host.entered():
+        return opened("dev"), opened("snmp")
+
+
+def _counters(files: _Files) -> dict[str, int]:
+    """Sums over all hosts."""
+    found = dict.fromkeys(("retransmits", "drops", "rx_packets", "rx_bytes"), 0)
+    for dev, snmp in files:
+        found["retransmits"] += _retransmitted(os.pread(snmp, _READ_BYTES, 0).decode())
+        for line in os.pread(dev, _READ_BYTES, 0).decode().splitlines()[2:]:
+            name, _, numbers = line.partition(":")
+            if name.strip() == "lo":
+                continue  # what a host says to itself crosses no link
+            received_bytes, packets, errors, drops, *rest = map(int, numbers.split())
+            found["rx_bytes"] += received_bytes
+            found["rx_packets"] += packets
+            found["drops"] += errors + drops + rest[6] + rest[7]
+    return found
+
+
+def _retransmitted(snmp: str) -> int:
+    names, values = (line.split(" ") for line in snmp.split("\n") if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")])

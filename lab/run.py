@@ -254,8 +254,9 @@ def _time(
     first = cells[0]
     floors = _floors(cells, record)
     hosts = [host for bench in benches for host in bench.network.hosts.values()]
+    fabrics = [bench.network.fabric for bench in benches]
     steps = first.plan.rounds * sum(len(job.measures) for job in rounds.jobs(benches))
-    with report.stage("rounds", steps) as step, Monitor(hosts).watching() as monitor:
+    with report.stage("rounds", steps) as step, Monitor(hosts, fabrics).watching() as monitor:
         timing = rounds.Timing(first.plan, first.valid, record.seed, monitor, record)
         rounds.open_instruments(benches, timing, stack, step)
         try:
