@@ -19,7 +19,7 @@ from lab.clients import CLIENTS, ClientName, NoAnswer
 from lab.contenders.rauta import RunningRauta
 from lab.process import run
 from lab.servers import content
-from lab.topology import BRIDGE, FABRIC
+from lab.topology import FABRIC
 from rauta.namespaces import entered
 
 pytestmark = [
@@ -255,10 +255,10 @@ def test_the_backend_sees_the_client(routed: Bench) -> None:
 
 
 def test_a_frame_for_another_host_is_none_of_an_agents_business(routed: Bench) -> None:
-    """A switch that has forgotten where somebody is, floods: every host sees the request, one is meant."""
-    forget = ["ip", "link", "set", "dev", BRIDGE, "type", "bridge", "fdb_flush"]
+    """A switch that does not know where somebody is, floods: every host sees the request, one is meant."""
+    meant = routed.network.hosts["api-1"]
     with entered(routed.network.run.prefix + FABRIC):
-        run(forget, timeout=SECONDS)
+        run(["bridge", "fdb", "del", meant.mac, "dev", "api-1", "master"], timeout=SECONDS)
     grown = routed.growth()
     with routed.connected() as connection:
         assert connection.ask("/api/x").backend == "api-1"

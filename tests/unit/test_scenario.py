@@ -137,7 +137,7 @@ def test_parameters_are_filled_in_and_keep_their_type(folder: Path) -> None:
     ("before", "after", "field", "words"),
     [
         ("claim: >-", "claims: >-", "claims", "unknown field, did you mean 'claim'?"),
-        ("kind: one-armed", "kind: two-armed", "topology.kind", "(allowed: 'one-armed')"),
+        ("kind: one-armed", "kind: no-armed", "topology.kind", "(allowed: 'one-armed', 'two-armed' or 'direct')"),
         ("link: {mtu: 1500}", "link: {mtu: 1500, lost: 1%}", "topology.link.lost", "did you mean 'loss'?"),
         ("link: {mtu: 1500}", "link: {delay: 10us}", "topology.link.delay", "the delay line resolves 200us"),
         ("link: {mtu: 1500}", "link: {reorder: 1%}", "topology.link.reorder", "(allowed: a delay beside it)"),
