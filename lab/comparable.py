@@ -38,8 +38,20 @@ class Difference:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """Which decisive fields of two environments differ, in the order of DECISIVE."""
-    return [found for field in DECISIVE for found in differing(field, _at(first, field), _at(second, field))]
+    """Which decisive fields of two environments differ, in the order of DECISIVE, and then the interfaces.
+
+    These were noted for each contender and host; only those count that both runs had. Another topology makes other
+    metrics, see ``identity``.
+    """
+    found = [one for field in DECISIVE for one in differing(field, _at(first, field), _at(second, field))]
+    return [*found, *_interfaces(first.get("interfaces", {}), second.get("interfaces", {}))]
+
+
+def _interfaces(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
+    for contender in (name for name in first if name in second):
+        for host in (name for name in first[contender] if name in second[contender]):
+            field = f"interfaces.{contender}.{host}"
+            yield from differing(field, first[contender][host], second[contender][host])
 
 
 def refuse(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
