@@ -42,8 +42,20 @@ class Difference:
 def differences(
     first: Mapping[str, Any], second: Mapping[str, Any], fields: Sequence[str] = DECISIVE
 ) -> list[Difference]:
-    """Which of some fields of two environments differ, in the order of ``fields``."""
-    return [found for field in fields for found in differing(field, _at(first, field), _at(second, field))]
+    """Which of some fields of two environments differ, in the order of ``fields``, and then the interfaces.
+
+    These were noted for each contender and host; only those count that both runs had. Another topology makes other
+    metrics, see ``identity``.
+    """
+    found = [one for field in fields for one in differing(field, _at(first, field), _at(second, field))]
+    return [*found, *_interfaces(first.get("interfaces", {}), second.get("interfaces", {}))]
+
+
+def _interfaces(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[Difference]:
+    for contender in (name for name in first if name in second):
+        for host in (name for name in first[contender] if name in second[contender]):
+            field = f"interfaces.{contender}.{host}"
+            yield from differing(field, first[contender][host], second[contender][host])
 
 
 def refuse(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:

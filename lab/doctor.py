@@ -6,7 +6,6 @@ scenario needs before anything is created; ``doctor`` shows all.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -168,12 +167,8 @@ def jit() -> Finding:
 
 def libbpf() -> Finding:
     """Whether the library that loads programs is there."""
-    try:
-        library = ctypes.CDLL("libbpf.so.1")
-    except OSError:
-        return Finding("libbpf.so.1", False, "not found", SETUP)
-    library.libbpf_version_string.restype = ctypes.c_char_p
-    return Finding("libbpf.so.1", True, library.libbpf_version_string().decode())
+    version = environment.libbpf_version()
+    return Finding("libbpf.so.1", True, version) if version else Finding("libbpf.so.1", False, "not found", SETUP)
 
 
 def tool(name: str) -> Finding:

@@ -9,7 +9,8 @@
     seed, rounds  how many rounds were finished, and `planned`
     outcome       passed, failed, not valid, interrupted or error;  exit_code;  error: what happened, if it ended in one
     validity      state: VALID, NOISY or INVALID;  reasons
-    environment   see lab.environment;  programs: by contender, BPF programs with tag, sizes, verified instructions
+    environment   see lab.environment;  programs: by contender, BPF programs with tag, sizes, verified instructions;
+                  interfaces: by contender (and cell, where each has a network of its own) and host
     checks        in order: number (its place in the scenario), cell, contender, name, passed, detail, seconds
     metrics       by cell, measure, quantity and contender: unit, better, layer, instrument, rounds, the median
                   with its 95 % interval (low, high; null below six rounds); of histograms also p50 to p99.9

@@ -217,6 +217,7 @@ def _restricted(scenario: Scenario, only: Sequence[str]) -> Scenario:
 def _check_all(benches: Sequence[Bench], record: Record, options: Options, report: Reporter) -> None:
     """Every contender's checks on every bench; those that pass all of theirs are healthy there."""
     programs = record.environment.setdefault("programs", {})
+    interfaces = record.environment.setdefault("interfaces", {})
     steps = sum(
         checking.applies(check, name)
         for bench in benches
@@ -231,6 +232,7 @@ def _check_all(benches: Sequence[Bench], record: Record, options: Options, repor
                     continue
                 with bench.running(name) as running:
                     programs[name] = benches_.programs(running)
+                    interfaces[_at(name, bench)] = environment.interfaces(bench.network)
                     checks = checking.check(
                         bench,
                         name,
@@ -245,6 +247,10 @@ def _check_all(benches: Sequence[Bench], record: Record, options: Options, repor
                 record.checks += checks
                 if all(check.passed for check in checks):
                     bench.healthy.append(name)
+
+
+def _at(contender: str, bench: Bench) -> str:
+    return f"{contender} at {bench.label}" if bench.label else contender
 
 
 def _time(
