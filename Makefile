@@ -28,7 +28,7 @@ objects := $(patsubst bpf/%.bpf.c,rauta/objects/%.bpf.o,$(wildcard bpf/*.bpf.c))
 help: ## List the targets.
 	@echo "RAUTA: HTTP routing in XDP. On Debian 12 (root, kernel 6.9 or newer): make demo"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: | root setup ## Route real requests between namespaces, prove it, measure it, print the verdict.
@@ -37,6 +37,13 @@ demo: | root setup ## Route real requests between namespaces, prove it, measure 
 .PHONY: test
 test: | root setup ## Run all tests: units, packets, real traffic, the smoke profile of each scenario.
 	@$(python) -m pytest $(PYTEST_ARGS)
+
+# A target that is missed is a result, too: the table shows it.
+.PHONY: comparison
+comparison: | root setup ## Measure RAUTA against the others, and write the README's table.
+	@$(python) -m lab run scenarios/comparison.yaml || [ $$? -eq 1 ] || [ $$? -eq 3 ]
+	@$(python) -m lab keep last
+	@$(python) -m lab claims
 
 .PHONY: setup
 setup: | packages environment bpf ## Install what is missing: Debian packages, .venv, compiled BPF programs.
