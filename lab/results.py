@@ -201,8 +201,11 @@ class Record:
         return content
 
     def save_series(self, series: Mapping[str, Sequence[Any]]) -> None:
-        """Write ``series.parquet``."""
-        _replace(self.folder / "series.parquet", pa.table(dict(series)))
+        """Write ``series.parquet``; of a run that was resumed, after what is there already."""
+        path, table = self.folder / "series.parquet", pa.table(dict(series))
+        if path.exists():
+            table = pa.concat_tables([pq.read_table(path), table], promote_options="permissive")
+        _replace(path, table)
 
     def table(self) -> pa.Table:
         """All samples, tidy: one row for each number."""
@@ -317,6 +320,11 @@ def _replace(path: Path, table: pa.Table) -> None:
 def new_id(scenario: str, run: str) -> str:
     """A run's id: when, what, and the short name that its namespaces carry."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{scenario}-{run}"
+
+
+def name_in(run_id: str) -> str:
+    """The short name in a run's id."""
+    return run_id.rpartition("-")[2]
 
 
 # ---- reading ------------------------------------------------------------------------------------------

@@ -83,7 +83,9 @@ def execute(
     record = _record(cells, options)
     code = Exit.USAGE
     try:
-        with _undone(cells[0].name, record) as (run, stack):
+        # A resumed run gets a new name: what it left when it was killed may still have the old one.
+        name = None if options.resume else results.name_in(record.id)
+        with _undone(cells[0].name, record, name) as (run, stack):
             benches = _built(cells, run, record, stack, report)
             _check_all(benches, record, options, report)
             if cells[0].plan.timing:

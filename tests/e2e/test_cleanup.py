@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +25,16 @@ from lab.process import wait_until
 from lab.state import ROOT, Run
 
 LONG = ["--contender", "direct", "--set", "plan.rounds=1000"]
+MATRIX = [
+    *("--set", "params={routes: [2, 3]}", "--set", "routing.routes=${routes}"),
+    *("--set", "background=[{idle: 20, cluster: api, path: /api/x}]"),
+    *("--set", "measure.keepalive.duration=300ms", "--set", "plan.rounds=1000", "--only", "keepalive"),
+]
+"""two networks, each with a contender that loads programs, and connections that stay open"""
+HOSTS = 6
+"""of one network, the fabric among them"""
+RANDOM_SECONDS = 12.0
+"""in which a run of MATRIX has built its networks, checked, and begun to measure"""
 END_SECONDS = 20.0
 MOMENT_SECONDS = 30.0
 
@@ -49,8 +61,11 @@ class Watched:
         mine = [run for run in state.runs() if (owner := run.owner()) is not None and owner.pid == self.process.pid]
         return mine[0] if mine else None
 
+    def errors(self) -> str:
+        return self._errors.read_text()
+
     def said(self, words: str) -> bool:
-        return words in self._errors.read_text()
+        return words in self.errors()
 
     def wait_for(self, moment: str) -> Run:
         """Let it run until a moment; its entry."""
@@ -60,13 +75,15 @@ class Watched:
             "servers": lambda: self.said("servers"),
             "checks": lambda: self.said("checks"),
             "rounds": lambda: self.said("rounds"),
+            "second network": lambda: self.run is not None and len(self.run.namespaces()) > HOSTS + 2,
+            "background": lambda: self.run is not None and any(map(is_holder, processes_of(self.run))),
         }
         wait_until(
             lambda: self.process.poll() is not None or reached[moment](),
             seconds=MOMENT_SECONDS,
             what=f"the moment {moment}",
         )
-        assert self.process.poll() is None, self._errors.read_text()
+        assert self.process.poll() is None, self.errors()
         run = self.run
         assert run is not None
         return run
@@ -102,6 +119,13 @@ def processes_of(run: Run) -> dict[int, int | None]:
             if (entry / "ns/net").stat().st_ino in inodes:
                 found[int(entry.name)] = state.start_time(int(entry.name))
     return found
+
+
+def is_holder(pid: int) -> bool:
+    """Whether it is the program that holds a scenario's background connections."""
+    with suppress(OSError):
+        return b"holder.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def assert_nothing_left(run: Run, processes: Mapping[int, int | None]) -> None:
@@ -147,6 +171,33 @@ def test_an_interrupted_run_is_undone(start: Callable[..., Watched], moment: str
     processes = processes_of(run)
     watched.process.send_signal(signum)
     assert watched.ended() == 130
+    assert_nothing_left(run, processes)
+
+
+@pytest.mark.parametrize("moment", ["second network", "background"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_so_is_one_with_two_networks_and_background_load(
+    start: Callable[..., Watched], moment: str, signum: signal.Signals
+) -> None:
+    watched = start(*MATRIX)
+    run = watched.wait_for(moment)
+    processes = processes_of(run)
+    watched.process.send_signal(signum)
+    assert watched.ended() == 130
+    assert_nothing_left(run, processes)
+
+
+@pytest.mark.parametrize("share", range(5))
+def test_at_any_moment(start: Callable[..., Watched], share: int) -> None:
+    """Moments that nobody has thought of: in every fifth of the time that it takes to get to the rounds, and on."""
+    moment = RANDOM_SECONDS * (share + random.random()) / 5
+    watched = start(*MATRIX)
+    run = watched.wait_for("entry")
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() > begun + moment, seconds=MOMENT_SECONDS, what="the moment")
+    processes = processes_of(run)
+    watched.process.send_signal(signal.SIGINT)
+    assert watched.ended() == 130, f"interrupted after {moment:.6f} s: {watched.errors()}"
     assert_nothing_left(run, processes)
 
 
