@@ -29,7 +29,7 @@ class EnvoySettings(Settings):
     """``concurrency``: worker threads. Defaults: docs/performance.md."""
 
     concurrency: Annotated[int, Field(ge=1, le=64)] = 2
-    reuse_port: bool = True
+    reuse_port: bool = False
 
 
 @dataclass(frozen=True)

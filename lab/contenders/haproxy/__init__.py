@@ -29,7 +29,7 @@ TEMPLATE = Template((Path(__file__).parent / "haproxy.cfg.in").read_text())
 class HaproxySettings(Settings):
     """``reuse``: its http-reuse. Defaults: docs/performance.md."""
 
-    threads: Annotated[int, Field(ge=1, le=64)] = 2
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
     reuse: Literal["never", "safe", "aggressive", "always"] = "always"
     pool: Annotated[int, Field(ge=0, le=10_000)] = 256
     splice: bool = False

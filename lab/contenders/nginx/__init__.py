@@ -27,9 +27,9 @@ TEMPLATE = Template((Path(__file__).parent / "nginx.conf.in").read_text())
 class NginxSettings(Settings):
     """``keepalive``: idle connections to each cluster that a worker keeps. Defaults: docs/performance.md."""
 
-    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
     keepalive: Annotated[int, Field(ge=1, le=10_000)] = 64
-    reuseport: bool = False
+    reuseport: bool = True
     multi_accept: bool = False
     buffering: bool = True
 
