@@ -12,7 +12,8 @@ thirty idle neighbours can pass at once). What has started *and* ended between t
 lab's own tools it is in getrusage(2)'s RUSAGE_CHILDREN, of others in their parents' cutime and cstime (proc(5), stat).
 
 A thread looks every 100 ms and keeps the time series. It holds the hosts' files in /proc/net open, which stay those of
-the namespace that they were opened in: to enter a dozen namespaces ten times a second would take 2 % of a CPU.
+the namespace that they were opened in, and reads those of the network in use only (``attend``): a matrix may have a
+dozen networks, and to enter all their namespaces ten times a second would take several per cent of a CPU.
 
 Times are seconds of CLOCK_MONOTONIC.
 """
@@ -23,7 +24,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,8 @@ SERIES: Mapping[str, str] = {
     "rx_bytes": "bytes received by all hosts since the last look",
 }
 """columns of the time series, and their units"""
+COUNTERS = ("retransmits", "drops", "rx_packets", "rx_bytes")
+"""those of the hosts"""
 
 
 class Limits(Protocol):
@@ -127,11 +130,11 @@ def foreign_seconds(first: Mapping[int, Foreign], last: Mapping[int, Foreign]) -
 
 @dataclass(frozen=True)
 class _Look:
-    """What the thread sees. ``counters``: sums over all hosts."""
+    """What the thread sees. ``counters``: of each host, by namespace."""
 
     time: float
     times: Times
-    counters: Mapping[str, int]
+    counters: Mapping[str, Mapping[str, int]]
 
     def since(self, last: _Look) -> dict[str, float | int]:
         """A row of the series, but for its label."""
@@ -141,8 +144,11 @@ class _Look:
             "busy": (self.times.busy - last.times.busy) / seconds,
             "softirq": (self.times.softirq - last.times.softirq) / seconds,
             "steal": (self.times.steal - last.times.steal) / seconds,
-            **{name: value - last.counters[name] for name, value in self.counters.items()},
+            **{name: self._grown(name, last) for name in COUNTERS},
         }
+
+    def _grown(self, name: str, last: _Look) -> int:
+        return sum(now[name] - last.counters[namespace][name] for namespace, now in self.counters.items())
 
 
 @dataclass(frozen=True)
@@ -242,14 +248,15 @@ class Monitor:
             for host in self.hosts
             if (inode := namespaces.inode(host.namespace))
         }
+        self.attend(self.hosts)
         self._fabrics = {namespaces.inode(fabric.namespace) for fabric in self.fabrics}
 
     @contextmanager
     def watching(self) -> Iterator[Self]:
         """Keep the time series meanwhile."""
         with ExitStack() as stack:
-            files = [_net_files(host, stack) for host in self.hosts]
-            arguments = (files, self._look(files))
+            files = {host.namespace: _net_files(host, stack) for host in self.hosts}
+            arguments = (files, self._look(files, {}))
             thread = threading.Thread(target=self._look_again_and_again, args=arguments, name="monitor", daemon=True)
             thread.start()
             try:
@@ -257,6 +264,10 @@ class Monitor:
             finally:
                 self._stop.set()
                 thread.join()
+
+    def attend(self, hosts: Iterable[Host]) -> None:
+        """Read only these hosts' counters from now on. What others do meanwhile counts when they are read again."""
+        self._attended = frozenset(host.namespace for host in hosts)
 
     def watch(self, label: str = "") -> Watch:
         """A context for something that is timed; in the series it has this label."""
@@ -284,13 +295,16 @@ class Monitor:
                     foreign[pid] = Foreign(parent, own, waited=(int(fields[13]) + int(fields[14])) / TICKS)
         return Processes(hosts, foreign)
 
-    def _look(self, files: _Files) -> _Look:
-        return _Look(time.monotonic(), Times.read(self.proc), _counters(files))
+    def _look(self, files: _Files, known: Mapping[str, Mapping[str, int]]) -> _Look:
+        """``known``: the last counters of all hosts, where there are some."""
+        read = self._attended if known else files.keys()
+        counters = {**known, **{namespace: _counters(*files[namespace]) for namespace in read}}
+        return _Look(time.monotonic(), Times.read(self.proc), counters)
 
     def _look_again_and_again(self, files: _Files, last: _Look) -> None:
         due = last.time + INTERVAL
         while not self._stop.wait(max(0.0, due - time.monotonic())):
-            look = self._look(files)
+            look = self._look(files, last.counters)
             for name, value in {"label": self.label, **look.since(last)}.items():
                 self._series[name].append(value)
             last, due = look, max(due + INTERVAL, look.time)  # after a delay go on from there, without a burst
@@ -307,8 +321,8 @@ def _of_the_lab() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-_Files = Sequence[tuple[int, int]]
-"""descriptors of net/dev and net/snmp of each host"""
+_Files = Mapping[str, tuple[int, int]]
+"""descriptors of net/dev and net/snmp of each host, by namespace"""
 
 
 def _net_files(host: Host, stack: ExitStack) -> tuple[int, int]:
@@ -324,19 +338,18 @@ def _net_files(host: Host, stack: ExitStack) -> tuple[int, int]:
         return opened("dev"), opened("snmp")
 
 
-def _counters(files: _Files) -> dict[str, int]:
-    """Sums over all hosts."""
-    found = dict.fromkeys(("retransmits", "drops", "rx_packets", "rx_bytes"), 0)
-    for dev, snmp in files:
-        found["retransmits"] += _retransmitted(os.pread(snmp, _READ_BYTES, 0).decode())
-        for line in os.pread(dev, _READ_BYTES, 0).decode().splitlines()[2:]:
-            name, _, numbers = line.partition(":")
-            if name.strip() == "lo":
-                continue  # what a host says to itself crosses no link
-            received_bytes, packets, errors, drops, *rest = map(int, numbers.split())
-            found["rx_bytes"] += received_bytes
-            found["rx_packets"] += packets
-            found["drops"] += errors + drops + rest[6] + rest[7]
+def _counters(dev: int, snmp: int) -> dict[str, int]:
+    """Of one host, by the names of COUNTERS."""
+    found = dict.fromkeys(COUNTERS, 0)
+    found["retransmits"] = _retransmitted(os.pread(snmp, _READ_BYTES, 0).decode())
+    for line in os.pread(dev, _READ_BYTES, 0).decode().splitlines()[2:]:
+        name, _, numbers = line.partition(":")
+        if name.strip() == "lo":
+            continue  # what a host says to itself crosses no link
+        received_bytes, packets, errors, drops, *rest = map(int, numbers.split())
+        found["rx_bytes"] += received_bytes
+        found["rx_packets"] += packets
+        found["drops"] += errors + drops + rest[6] + rest[7]
     return found
 
 

@@ -140,6 +140,7 @@ def _told(told: Told, where: str, what: str) -> None:
 
 
 def _do(job: Job, timing: Timing, number: int, position: int, told: Told) -> None:
+    timing.monitor.attend(job.bench.network.hosts.values())
     with ExitStack() as stack:
         running = None
         if job.needs_contender:
