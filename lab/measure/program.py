@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from lab.topology import Network
 
 FRAMES = 32_768
-"""of a sample, at least; each connection has as many as any other, and at least two"""
+"""of a sample, at least; each connection has as many as any other, and at least four"""
+CYCLES = 4
+"""in which each connection has its turn, at least: after a first one its memory is in other caches than before"""
 MAX_CONNECTIONS = 1_048_576
 FIRST_CLIENT = "198.18.0.1"
 MACS = ("02:00:00:00:00:02", "02:00:00:00:00:01")
@@ -93,7 +95,7 @@ class Program(BaseModel):
 
     def seconds(self, warmup: float) -> float:
         """About."""
-        return 0.1 + 1e-6 * max(FRAMES, 2 * self.connections)
+        return 0.1 + 1e-6 * max(FRAMES, CYCLES * self.connections)
 
     def open(self, setup: Setup) -> Instrument:
         """A namespace with a veth pair, the instruments, and all subjects' programs with the scenario's routes."""
@@ -145,7 +147,7 @@ class ProgramInstrument:
         """One run over all frames with the statistics, one without, on one CPU."""
         under_test = self.programs[subject]
         self.replayer.aim(under_test.program, under_test.keys)
-        frames = scale * self.model.connections * max(2, -(-FRAMES // self.model.connections))
+        frames = scale * self.model.connections * max(CYCLES, -(-FRAMES // self.model.connections))
         with ExitStack() as stack:
             stack.enter_context(entered(self.namespace))
             stack.enter_context(on_one_cpu())

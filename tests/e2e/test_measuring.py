@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -137,8 +138,10 @@ def test_a_generator_that_is_busy_all_the_time_is_flagged() -> None:
     content = run(settings, "--only", "latency", "--contender", "direct")
     assert outcomes(content) == ["inconclusive"]
     assert (content["exit_code"], content["validity"]["state"]) == (3, "NOISY")
-    assert all("the generator was busy" in reason for reason in content["validity"]["reasons"])
-    assert all(row["generator"] > 0.9 for row in samples(content))
+    reasons = content["validity"]["reasons"]
+    assert all("the generator" in reason for reason in reasons)  # busy, or late because of it
+    assert any("was busy" in reason for reason in reasons)
+    assert median(row["generator"] for row in samples(content)) > 0.9
 
 
 def test_one_that_sleeps_most_of_the_time_is_not() -> None:
