@@ -191,6 +191,8 @@ def outliers(values: Sequence[float]) -> list[int]:
     array = np.asarray(values, dtype=float)
     distances = np.abs(array - np.median(array))
     spread = float(np.median(distances))
-    if len(array) < FEWEST_ROUNDS or not spread:
+    if len(array) < FEWEST_ROUNDS:
         return []
+    if not spread:  # most are the same: whatever is not, is far
+        return [int(index) + 1 for index in np.flatnonzero(distances)]
     return [int(index) + 1 for index in np.flatnonzero(0.6745 * distances / spread > OUTLIER_SCORE)]

@@ -280,11 +280,11 @@ def disturbed(rounds: Mapping[str, Rounds]) -> list[str]:
 
 
 def _outcome(verdict: Verdict, estimate: Estimate, limits: Valid) -> tuple[Outcome, str]:
-    if verdict.floor is not None and (asked := _asked(verdict)) is not None and verdict.floor >= asked:
-        floor = f"{verdict.floor:.1%}" if not verdict.unit else f"{verdict.floor:,.3g} {verdict.unit}"
-        return Outcome.NOT_RESOLVABLE, f"A/A pairs differ by up to {floor} on this machine"
     if estimate.low is None or estimate.high is None:
         return Outcome.NOT_VALID, f"{estimate.rounds} rounds make no interval, {statistics.FEWEST_ROUNDS} do"
+    if verdict.floor is not None and (asked := _asked(verdict)) is not None and verdict.floor >= asked:
+        floor = f"{verdict.floor:.1%}" if not verdict.unit else f"{verdict.floor:,.0f} {verdict.unit}"
+        return Outcome.NOT_RESOLVABLE, f"A/A pairs differ by up to {floor} on this machine"
     if verdict.disturbed:
         return Outcome.INCONCLUSIVE, f"disturbed: {verdict.disturbed[0]}"
     if too_wide(estimate, verdict, limits):
@@ -321,7 +321,7 @@ def decided(verdict: Verdict) -> bool:
 
 
 def validity(samples: Mapping[str, Rounds], verdicts: Iterable[Verdict]) -> tuple[Validity, tuple[str, ...]]:
-    """Whether a run is to be believed, and why not.
+    """Whether a run is to be believed, and why not. (A wide interval is the target's matter: it is inconclusive.)
 
     Args:
         samples: all, by a name for each series.

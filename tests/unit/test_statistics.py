@@ -122,6 +122,10 @@ def test_outliers_are_named_and_move_nothing() -> None:
     assert statistics.single(values, confidence=CONFIDENCE).value == 100
 
 
+def test_the_only_one_that_differs_is_an_outlier() -> None:
+    assert statistics.outliers([5.0] * 9 + [500]) == [10]
+
+
 def test_an_even_run_has_no_outliers() -> None:
     assert statistics.outliers([5.0] * 10) == []
     assert statistics.outliers([1.0, 100]) == []

@@ -149,6 +149,12 @@ def test_a_wide_interval_is_inconclusive_where_the_scenario_says_so() -> None:
     assert "(limit 5%)" in found.reason
 
 
+def test_too_few_rounds_are_not_valid_whatever_the_floor() -> None:
+    evidence = {"planned": 5, "floor": 1e9}
+    found = verdict({"a": STEADY[:5], "b": STEADY[:5]}, evidence=evidence, over="b", max=200)
+    assert found.outcome is Outcome.NOT_VALID
+
+
 @pytest.mark.parametrize(
     ("floor", "target", "outcome"),
     [
