@@ -33,6 +33,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 
 from rauta.contract import MAGLEV_SLOTS, NO_BACKEND
@@ -46,12 +47,20 @@ def build_table(weights: Mapping[str, int]) -> array[int]:
     """The Maglev table of a cluster, given the weight of each backend by name: 65537 unsigned 16-bit integers.
 
     Slot s holds the index, in `sorted(weights)`, of the backend that serves s; NO_BACKEND throughout if no weight is
-    above 0. Takes about 0.1 s. ValueError if a weight is negative or there are more names than 16 bits can count.
+    above 0. Takes about 0.1 s the first time. ValueError if a weight is negative or there are more names than 16 bits
+    can count.
     """
     if len(weights) >= NO_BACKEND or any(weight < 0 for weight in weights.values()):
         raise ValueError(f"a Maglev table takes fewer than {NO_BACKEND} backends, and no weight below 0")
+    return _built(tuple(sorted(weights.items())))[:]
+
+
+@lru_cache(maxsize=16)
+def _built(backends: tuple[tuple[str, int], ...]) -> array[int]:
+    """Remembered, because many routers of the same configuration are loaded one after the other."""
+    weights = dict(backends)
     table = array("H", [NO_BACKEND]) * MAGLEV_SLOTS
-    names = sorted(weights)  # by code points, which is the order of the UTF-8 bytes
+    names = list(weights)  # sorted by code points, which is the order of the UTF-8 bytes
     heaviest = max(weights.values(), default=0)
     position, skip = [0] * len(names), [0] * len(names)
     for index, name in enumerate(names):

@@ -11,6 +11,10 @@ thousands do not, and then memory is what takes the time.
   everything that happens to a frame. Its difference to the reference's is the program's cost again, by a clock that
   the kernel's statistics have no part in.
 
+A program is loaded anew for each sample. Where its code and its maps come to lie in memory makes it faster or slower by
+some percent for as long as it is loaded: two loads of one program differ. Loaded once a run, that difference would be
+in every round and look like a result; loaded anew, it is noise like any other, and the interval says how much.
+
 A sample is valid only if the program itself counted as many frames handled as were sent.
 """
 
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 import os
 import socket
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,13 +36,16 @@ from lab.interfaces import Frame, HasProgram, Instrument, ProgramUnderTest, Runn
 from lab.measure.replay import Replayer, Sent, on_one_cpu, request
 from lab.samples import Better, Quantity, Sample
 from rauta.bpf import BpfObject, attach_xdp, run_time_stats
+from rauta.config import Config
 from rauta.namespaces import entered
 
 if TYPE_CHECKING:
     from lab.topology import Network
 
+RUNS = 3
+"""of which a sample is the median"""
 FRAMES = 32_768
-"""of a sample, at least; each connection has as many as any other, and at least four"""
+"""of a run, at least; each connection has as many as any other, and at least four"""
 CYCLES = 4
 """in which each connection has its turn, at least: after a first one its memory is in other caches than before"""
 MAX_CONNECTIONS = 1_048_576
@@ -95,24 +103,19 @@ class Program(BaseModel):
 
     def seconds(self, warmup: float) -> float:
         """About."""
-        return 0.1 + 1e-6 * max(FRAMES, CYCLES * self.connections)
+        return 0.2 + RUNS * 1e-6 * max(FRAMES, CYCLES * self.connections)
 
     def open(self, setup: Setup) -> Instrument:
-        """A namespace with a veth pair, the instruments, and all subjects' programs with the scenario's routes."""
+        """A namespace with a veth pair, and the instruments."""
         stack, config = setup.stack, setup.scenario.routing.config
         namespace = stack.enter_context(_bench(setup.network))
         instruments = stack.enter_context(BpfObject.open(topology.INSTRUMENTS))
         instruments.load()
         with entered(namespace):
             attach_xdp(socket.if_nametoindex("far"), instruments.programs["xdp_drop"], mode="native")
-        programs = {}
-        for name in self.subjects(setup.scenario.contenders):
-            contender = programmed(name)
-            assert contender is not None
-            programs[name] = contender.load(config, stack)
-        vip = config.vips[0]
-        replayer = Replayer(instruments, vip, request(self.request, self.host), FIRST_CLIENT, MACS, self.connections)
-        return ProgramInstrument(self, namespace, replayer, programs)
+        payload = request(self.request, self.host)
+        replayer = Replayer(instruments, config.vips[0], payload, FIRST_CLIENT, MACS, self.connections)
+        return ProgramInstrument(self, namespace, replayer, config)
 
 
 def programmed(name: str) -> HasProgram | None:
@@ -136,32 +139,41 @@ def _bench(network: Network) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class ProgramInstrument:
-    """Everything loaded. ``programs``: by subject."""
+    """All but the programs. ``config``: the scenario's routes, for them."""
 
     model: Program
     namespace: str
     replayer: Replayer
-    programs: Mapping[str, ProgramUnderTest]
+    config: Config
 
     def sample(self, subject: str, running: Running | None, watch: Watch, *, scale: int = 1) -> Sample:
-        """One run over all frames with the statistics, one without, on one CPU."""
-        under_test = self.programs[subject]
-        self.replayer.aim(under_test.program, under_test.keys)
+        """The program loaded, runs with the statistics and without in turn, on one CPU."""
+        contender = programmed(subject)
+        assert contender is not None
         frames = scale * self.model.connections * max(CYCLES, -(-FRAMES // self.model.connections))
+        counted: list[tuple[Sent, str]] = []
+        walled: list[tuple[Sent, str]] = []
         with ExitStack() as stack:
+            under_test = contender.load(self.config, stack)
+            self.replayer.aim(under_test.program, under_test.keys)
             stack.enter_context(entered(self.namespace))
             stack.enter_context(on_one_cpu())
             stack.enter_context(watch)
-            with run_time_stats():
-                counted = self._sent(under_test, frames)
-            walled = self._sent(under_test, frames)
-        reason = next((wrong for _, wrong in (counted, walled) if wrong), "")
+            for _ in range(RUNS):
+                with run_time_stats():
+                    counted.append(self._sent(under_test, frames))
+                walled.append(self._sent(under_test, frames))
+        reason = next((wrong for _, wrong in (*counted, *walled) if wrong), "")
         return Sample(
-            counted[0].program,
+            statistics.median(sent.program for sent, _ in counted),
             valid=not reason,
             reason=reason,
-            quantities={"wall": walled[0].wall},
-            details={"frames": frames, "connections": self.model.connections},
+            quantities={"wall": statistics.median(sent.wall for sent, _ in walled)},
+            details={
+                "frames": frames,
+                "connections": self.model.connections,
+                "runs": ", ".join(f"{sent.program:.1f}" for sent, _ in counted),
+            },
         )
 
     def _sent(self, under_test: ProgramUnderTest, frames: int) -> tuple[Sent, str]:

@@ -378,6 +378,8 @@ class Map:
     def _packed_column(self, layout: Layout, role: str, values: list[Any]) -> bytes:
         """Keys or values side by side, as the batch calls want them."""
         size = layout.size
+        if all(isinstance(value, bytes) and len(value) == size for value in values):
+            return b"".join(values)
         buffer = bytearray(size * len(values))
         for index, value in enumerate(values):
             try:
