@@ -38,6 +38,10 @@ demo: | root setup ## Route real requests between namespaces, prove it, measure 
 test: | root setup ## Run all tests: units, packets, real traffic, the smoke profile of each scenario.
 	@$(python) -m pytest $(PYTEST_ARGS)
 
+.PHONY: test-long
+test-long: | root setup ## Run the long form of those tests that have one.
+	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py $(PYTEST_ARGS)
+
 # A target that is missed is a result, too: the table shows it.
 .PHONY: comparison
 comparison: | root setup ## Measure RAUTA against the others, and write the README's table.

@@ -172,9 +172,12 @@ class Bench:
 
 
 @contextmanager
-def bench(contender: str, logs: Path) -> Iterator[Bench]:
-    """The network, its servers, and a contender; all undone at the end. ``logs``: a folder for what programs say."""
-    one = scenario.load(FILE)
+def bench(contender: str, logs: Path, file: Path = FILE) -> Iterator[Bench]:
+    """A scenario's network, its servers, and a contender; all undone at the end.
+
+    ``logs``: a folder for what programs say.
+    """
+    one = scenario.load(file)
     with ExitStack() as stack:
         stack.enter_context(_pinned(one.topology.cpus.client))
         run = state.create("e2e")

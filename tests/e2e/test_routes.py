@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from e2e.bench import Bench, request
-from lab import contenders, scenario, state, topology
+from e2e.bench import Bench, bench, request
 from lab.clients import CLIENTS, ClientName
 
 pytestmark = [
@@ -23,21 +21,9 @@ FILE = Path(__file__).parent / "data" / "hosts.yaml"
 
 @pytest.fixture(scope="module")
 def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A network of this module's own: data/hosts.yaml."""
-    one = scenario.load(FILE)
-    with ExitStack() as stack:
-        stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
-        os.sched_setaffinity(0, one.topology.cpus.client)
-        run = state.create("e2e")
-        stack.callback(run.sweep)
-        network = stack.enter_context(topology.build(one, run, tmp_path_factory.mktemp("logs")))
-        for cluster, server in one.servers.items():
-            for host in network.servers(cluster):
-                scratch = run.scratch / host.name
-                scratch.mkdir()
-                server.start(host, cluster, scratch)
-        running = contenders.find("rauta").start(network, one, stack)
-        yield Bench(network, one, running, "rauta")
+    """A network of this module's own."""
+    with bench("rauta", tmp_path_factory.mktemp("logs"), FILE) as one:
+        yield one
 
 
 @pytest.mark.parametrize("client", CLIENTS)

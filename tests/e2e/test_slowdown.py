@@ -21,7 +21,7 @@ from lab.environment import REPOSITORY
 from lab.kept import Kept
 
 CHOICE = ["--only", "program-next", "--only", "keepalive"]
-SHORT = ["plan.rounds=16", "plan.warmup=50ms", "measure.keepalive.duration=150ms"]
+SHORT = ["plan.rounds=12", "plan.warmup=50ms", "measure.keepalive.duration=150ms"]
 ANY_MACHINE = ["valid.foreign_cpu=null", "valid.steal=null"]
 """disturbed samples count, too"""
 FEW_NS = "volatile __u64 wasted = bpf_ktime_get_ns();"

@@ -68,11 +68,13 @@ def configuration(scenario: Scenario, settings: NginxSettings, folder: Path) -> 
 
 
 def _upstream(cluster: Cluster, settings: NginxSettings) -> str:
+    """A cluster that is drained as a whole has one server that is down: nginx wants one, and says 502."""
     servers = "".join(
         f"        server {one.address}:{one.port} weight={one.weight} max_fails=0;\n"
         for one in cluster.backends
         if one.weight
     )
+    servers = servers or f"        server {cluster.backends[0].address} down;\n"
     return f"    upstream {cluster.name} {{\n{servers}        keepalive {settings.keepalive};\n    }}"
 
 
