@@ -8,6 +8,7 @@ open_loop.py measures latency.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 REPORT = Path(__file__).parent / "wrk_report.lua"
 LONGER_THAN_ANYTHING = "1h"
 """wrk counts whole seconds; an interrupt ends it when its time is over, in good order"""
+TRIES = 5
+"""wrk connects once before it starts, and an interrupt then just kills it: that happens where packets are lost"""
+ENDED_UNREADY = (128 + signal.SIGINT, 128 + signal.SIGKILL, -signal.SIGKILL)
 UNREACHABLE = "unable to connect"
 """what wrk says, and ends, when nobody listens"""
 
@@ -109,6 +113,7 @@ class _WrkInstrument:
             "timeout",
             "--preserve-status",
             "--signal=INT",
+            "--kill-after=1",
             f"{seconds:g}",
             "wrk",
             f"-t{threads}",
@@ -116,9 +121,14 @@ class _WrkInstrument:
         ]
         argv += [f"-d{LONGER_THAN_ANYTHING}", "-s", str(REPORT), "-H", f"Host: {self.model.host}"]
         argv += ["-H", "Connection: close"] if self.model.close else []
-        done = client.run([*argv, url], timeout=seconds + PATIENCE_SECONDS)
-        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return report
+        for _ in range(TRIES):
+            done = client.run([*argv, url], timeout=seconds + PATIENCE_SECONDS, check=False)
+            if done.returncode == 0:
+                report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+                return report
+            if done.returncode not in ENDED_UNREADY:
+                break
+        raise CommandError(f"wrk ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def _judged(reports: Sequence[Mapping[str, Any]], threads: int) -> Sample:

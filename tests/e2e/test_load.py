@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from e2e.bench import Bench, bench
+from e2e.bench import SECONDS, Bench, bench
 from e2e.load import (
     CLOSED_PORT,
     LARGE,
@@ -422,6 +422,18 @@ def test_wrk_warms_up_on_request_and_scales(direct: Bench, server: Counting) -> 
     assert float(one.details["seconds"]) >= 0.57
     assert one.requests is not None
     assert len(server.logged()) > one.requests + 32, "there was a warm-up, which does not count"
+
+
+def test_wrk_is_started_again_if_its_first_packet_is_lost(direct: Bench, server: Counting) -> None:
+    """It connects once before it starts, and whoever ends it meanwhile gets no report."""
+    chain = "type filter hook output priority 0; tcp flags syn quota until 60 bytes drop\n"
+    rules = f"table inet lossy {{\nchain out {{\n{chain}}}\n}}\n"
+    direct.client.run(["nft", "-f", "-"], input=rules, timeout=SECONDS)
+    try:
+        sample = wrk(direct, server.target, duration="300ms")
+    finally:
+        direct.client.run(["nft", "delete table inet lossy"], timeout=SECONDS)
+    assert sample.valid, sample.reason
 
 
 def test_wrk_opens_a_connection_for_each_request(direct: Bench, server: Counting) -> None:
