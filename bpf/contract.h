@@ -187,8 +187,19 @@ struct flow {			/* only ever inserted after a valid cookie */
 	__u8 syn_seen;
 	__u8 first;		/* request_seq is the connection's first byte */
 	__u8 answer;		/* enum verdict, if the router answered: what it said */
-	__u8 reserved[16];	/* to one cache line */
+	__u64 digest;		/* head_digest() of the newest request */
+	__u32 body_seq;		/* where the body of the request before the newest began */
+	__u8 reserved[4];	/* to one cache line */
 } __attribute__((aligned(8))); /* copied in words of eight bytes */
+
+#define DIGEST_KEYS	514	/* two for each word of a head of up to 2,048 bytes, and two more */
+
+/*
+ * head_digest(head), with m[] = digest_keys and the head's little-endian words w[i] of 8 bytes, the last one
+ * zero-padded:
+ *     sum(k) = sum over i of (m[2i + k] + (w[i] & 0xffffffff)) * (m[2i + k + 1] + (w[i] >> 32)), modulo 2^64
+ *     digest = sum(0) >> 32 | sum(2) & 0xffffffff00000000
+ */
 
 /*
  * Map flows: an array of sets; set number = (flow_hash & 0xffffffff) * flow_sets >> 32,
@@ -271,6 +282,8 @@ enum verdict {
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
 	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
+	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them */
+	DROP_PIPELINED,			/* a request before the first byte of the answer to the one before it is acknowledged */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */

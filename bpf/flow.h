@@ -196,13 +196,18 @@ static __always_inline void note_syn(const struct entry *entry, const struct seg
 	CHANGE_FLOW(entry, flow->syn_isn = segment->seq; flow->syn_seen = 1);
 }
 
-static __always_inline void set_request(struct flow *flow, const struct segment *segment, __u16 head,
-					__u32 body)
+/* The segment starts a request; the one before it, if there was one, stays known by its body alone. */
+static __always_inline void set_request(struct flow *flow, const struct segment *segment,
+					const struct request *request)
 {
+	__u32 head = request->head_length;
+
+	flow->body_seq = flow->head_length ? flow->request_seq + flow->head_length : segment->seq;
 	flow->request_seq = segment->seq;
-	flow->next_request_seq = segment->seq + head + body;
+	flow->next_request_seq = segment->seq + head + request->content_length;
 	flow->request_ack = segment->ack;
 	flow->head_length = head;
+	flow->digest = request->digest;
 	if (segment->flags & TCP_FIN && segment_end(segment) == flow->next_request_seq)
 		flow->state = FLOW_CLOSING;
 }
@@ -219,8 +224,5 @@ static __always_inline void set_answered(struct flow *flow, const struct segment
 static __always_inline void note_request(const struct entry *entry, const struct segment *segment,
 					 const struct request *request)
 {
-	__u16 head = request->head_length;
-	__u32 body = request->content_length;
-
-	CHANGE_FLOW(entry, set_request(flow, segment, head, body); flow->first = 0);
+	CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = 0);
 }

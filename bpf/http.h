@@ -14,6 +14,7 @@
  */
 #pragma once
 
+#include "digest.h"
 #include "fields.h"
 #include "hash.h"
 #include "scratch.h"
@@ -258,5 +259,6 @@ __noinline __u32 read_request(__u32 length)
 	if (lines->verdict)
 		return lines->verdict;
 	scratch->request.head_length = lines->at;
+	scratch->request.digest = head_digest(lines->at);
 	return check_fields(&scratch->request);
 }

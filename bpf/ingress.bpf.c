@@ -109,16 +109,21 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->cluster = cluster;
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
-	set_request(flow, segment, scratch->request.head_length, scratch->request.content_length);
+	set_request(flow, segment, &scratch->request);
 	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
 	if (verdict == ROUTED_FIRST)
 		put_flow(entry->set, segment, flow);
 	return verdict;
 }
 
-/* A later request on an open flow. It stays with the flow's backend if its route names the same cluster;
- * else the connection ends, and in any case with a reset: the answer to the request before it may still be
- * under way, and the client would take what the router says for that. */
+/*
+ * A later request on an open flow. It stays with the flow's backend if its route names the same cluster; else
+ * the connection ends, and in any case with a reset: the answer to the request before it may still be under
+ * way, and the client would take what the router says for that.
+ *
+ * Only one that acknowledges some of that answer is taken: the head of the request before it has arrived then,
+ * and need not be known any longer. One that does not comes again by itself.
+ */
 static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct segment *segment,
 						  const struct entry *entry)
 {
@@ -128,6 +133,8 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct seg
 
 	if (!scratch)
 		return DROP_NO_ROOM;
+	if (!seq_before(entry->flow.request_ack, segment->ack))
+		return DROP_PIPELINED;
 	verdict = route_request(ctx, segment, scratch, &cluster);
 	if (verdict == UNDECIDED && cluster != entry->flow.cluster)
 		verdict = TX_RESET_ROUTE_CHANGED;
@@ -274,6 +281,29 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 	return TX_DISCARDED;
 }
 
+/*
+ * Data that is not beyond the newest request may go to the backend if it cannot change what was routed: it is
+ * a piece of a body, or begins with the very head. Otherwise a client could have a request routed that the
+ * backend's kernel drops for its checksum, and put another one in its place.
+ */
+static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segment *segment,
+					   const struct flow *flow)
+{
+	__u32 head_end = flow->request_seq + flow->head_length, end = segment_end(segment);
+	struct scratch *scratch = get_scratch();
+
+	if (!seq_before(segment->seq, head_end))
+		return FORWARDED;
+	if (seq_before(segment->seq, flow->request_seq))
+		return seq_before(segment->seq, flow->body_seq) || seq_before(flow->request_seq, end) ? DROP_CHANGED
+												   : FORWARDED;
+	if (segment->seq != flow->request_seq || seq_before(end, head_end))
+		return DROP_CHANGED;
+	if (!scratch || load_head(ctx, scratch, segment->payload, segment->length))
+		return DROP_NO_ROOM;
+	return head_digest(flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
+}
+
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segment *segment,
@@ -294,9 +324,12 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
 		return send_reset(ctx, segment, TX_RESET_PIPELINED);
+	verdict = check_again(ctx, segment, flow);
+	if (verdict < VERDICT_ENCAPSULATED)
+		return verdict;
 	if (segment->flags & TCP_FIN)
 		return forward_close(ctx, segment, entry);
-	return forward(ctx, segment, flow, segment->seq == flow->request_seq ? FORWARDED_AGAIN : FORWARDED);
+	return forward(ctx, segment, flow, verdict);
 }
 
 static __always_inline enum verdict on_flow(struct xdp_md *ctx, struct segment *segment,

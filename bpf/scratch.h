@@ -15,6 +15,7 @@
 struct request {
 	__u64 path_hash;
 	__u64 host_hash;
+	__u64 digest; /* of the whole head */
 	__u32 content_length;
 	__u16 path; /* offset in head */
 	__u16 path_length;

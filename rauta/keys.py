@@ -6,9 +6,11 @@ backend share the flow key). No key ever appears in a repr, so that none lands i
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
 
+from rauta.contract import DIGEST_KEYS
 from rauta.errors import RautaError
 
 __all__ = ["CookieKeys", "Keys"]
@@ -16,6 +18,7 @@ __all__ = ["CookieKeys", "Keys"]
 _COOKIE_KEY_BYTES = 16
 _COOKIE_BYTES = 2 * _COOKIE_KEY_BYTES
 _HASH_KEY_BYTES = 8
+_DIGEST_LABEL = b"rauta head digest"
 
 SipHashKey = tuple[int, int]
 
@@ -74,6 +77,13 @@ class Keys:
             route_key=int.from_bytes(raw[_COOKIE_BYTES : _COOKIE_BYTES + _HASH_KEY_BYTES], "little"),
             flow_key=int.from_bytes(raw[_COOKIE_BYTES + _HASH_KEY_BYTES :], "little"),
         )
+
+    @property
+    def digest_keys(self) -> list[int]:
+        """The keys of the digests of request heads, 64 bits each: SHAKE-256 of the flow key."""
+        stream = hashlib.shake_256(_DIGEST_LABEL + self.flow_key.to_bytes(_HASH_KEY_BYTES, "little"))
+        raw = stream.digest(8 * DIGEST_KEYS)
+        return [int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8)]
 
     def with_fresh_route_key(self) -> Keys:
         """The same keys but for the route key: used when two configured names or paths collide under the old one."""

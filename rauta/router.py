@@ -97,6 +97,7 @@ class Router(loading.Loaded):
         source = self.config.encapsulation.source
         self.object.rodata["route_key"] = self.keys.route_key
         self.object.rodata["flow_key"] = self.keys.flow_key
+        self.object.rodata["digest_keys"] = self.keys.digest_keys
         self.object.rodata["flow_sets"] = _flow_sets(self.config)
         self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
         self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)

@@ -220,8 +220,9 @@ NEXT = request("/api/x")
         ("S", FAR, b"", "TX_SYN_ACK"),
         ("PA", FAR, request("/web"), "DROP_OUT_OF_ORDER"),
         ("PA", len(NEXT), request("/web"), "DROP_OUT_OF_ORDER"),  # where the request after the next one starts
-        ("PA", -10, b"x" * 10, "FORWARDED"),  # over what was sent
-        ("PA", -FAR, request("/web"), "FORWARDED"),
+        ("PA", 0, request("/web"), "DROP_PIPELINED"),  # where the next one starts, but the answer is not acknowledged
+        ("PA", -10, b"x" * 10, "DROP_CHANGED"),  # over what was sent
+        ("PA", -FAR, request("/web"), "DROP_CHANGED"),
     ],
 )
 def test_a_forged_segment_ends_no_connection(
@@ -241,3 +242,40 @@ def test_a_forged_segment_ends_no_connection(
             answer = connection.ask("/api/x")
             assert (answer.status, answer.backend, answer.body) == (200, "api-1", BODY)
         assert (grown["ROUTED_NEXT"], grown["requests_routed"]) == (3, 3), grown
+
+
+# ---- saying something else the second time --------------------------------------------------------------
+
+ROUTED = request("/api/x", "X-Padding: 12345678")
+IN_ITS_PLACE = {
+    "another cluster's": [(0, request("/web", "X-Padding: 12345678"))],
+    "another path of the same": [(0, request("/api/y", "X-Padding: 12345678"))],
+    "another header": [(0, request("/api/x", "X-Padding: 12345679"))],
+    "split": [(0, request("/api/y")[:20]), (20, request("/api/y", "X-Padding: 12345678")[20:])],
+    "its end first": [(20, request("/web", "X-Padding: 123456781")[20:]), (0, request("/web")[:20])],
+    "longer": [(0, request("/web", "X-Padding: 12345678") + b"GET")],
+}
+
+
+@pytest.mark.parametrize("again", IN_ITS_PLACE.values(), ids=IN_ITS_PLACE)
+def test_what_was_routed_cannot_be_replaced(routed: Bench, again: list[tuple[int, bytes]]) -> None:
+    """The router routes a request whose checksum is wrong. The backend drops it, and gets nothing in its place but it
+    itself: this client's kernel sends that at last, and the connection is as good as any.
+    """
+    with capture(routed.client) as wire, routed.connected() as connection:
+        hello = next(packet for packet in wire.received() if packet.flags == "SA")
+        mine, theirs, seq, ack = hello.destination, hello.source, hello.ack, hello.seq + 1
+        grown = routed.growth()
+        wrong = bytearray(segment(mine, theirs, "PA", seq=seq, ack=ack, payload=ROUTED))
+        wrong[36] ^= 0xFF  # of the checksum
+        send(routed.client, bytes(wrong))
+        eventually(lambda: grown["ROUTED_FIRST"] == 1, "the request with the wrong checksum to be routed")
+        for at, payload in again:
+            send(routed.client, segment(mine, theirs, "PA", seq=seq + at, ack=ack, payload=payload))
+        eventually(lambda: grown["DROP_CHANGED"] + grown["TX_RESET_PIPELINED"] == len(again), "what was sent to count")
+        if grown["TX_RESET_PIPELINED"]:
+            return
+        connection.sock.sendall(ROUTED)
+        answer = connection.answer()
+        assert (answer.status, answer.backend, answer.body) == (200, "api-1", BODY)
+        assert (grown["FORWARDED_AGAIN"], grown["requests_routed"]) == (1, 1), grown

@@ -388,11 +388,18 @@ def test_a_half_closed_client_still_gets_a_long_answer(without_server: Bench) ->
         assert connection.ended()
 
 
+@pytest.mark.usefixtures("may_repeat")
 def test_an_answer_of_the_router_never_takes_the_place_of_the_servers(without_server: Bench) -> None:
-    """The server is still thinking when a bad request comes: the client would read a 400 as the answer to the first."""
+    """The server is still thinking when a bad request comes: the client would read a 400 as the answer to the first.
+    Nothing is said of the second one before that answer has begun to arrive.
+    """
     with listening(without_server) as listener, asked(without_server) as connection, listener.accept()[0] as accepted:
         assert accepted.recv(4096) == request("/api/x")
+        grown = without_server.growth()
         connection.sock.sendall(request("/api//x"))
+        eventually(lambda: grown["DROP_PIPELINED"] > 0, "the second request to wait")
+        accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst")
+        assert connection.answer().body == b"first"
         assert reset_by_peer(connection)
 
 

@@ -93,6 +93,7 @@ class Router(Bench):
         self.outer = (outer_network, outer_mask)
         obj = loading.open_object("ingress")
         obj.rodata["route_key"], obj.rodata["flow_key"] = oracle.ROUTE_KEY, oracle.FLOW_KEY
+        obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
         obj.rodata["flow_sets"] = FLOW_SETS
         obj.maps["flows"].set_max_entries(FLOW_SETS)
@@ -294,7 +295,10 @@ class Agent(Bench):
 def entry(
     segment: Segment, cluster: str, backend: str, *, head: bytes | None = None, body: int = 0, **changes: int
 ) -> dict[str, int]:
-    """The flow entry after a segment with a connection's first request; `head` if it is not the whole payload."""
+    """The flow entry after a segment with a connection's first request; `head` if it is not the whole payload.
+
+    Of a later request, `body_seq` is to say where the body of the one before it began.
+    """
     head = segment.payload if head is None else head
     made = {
         "isn": segment.connection.isn,
@@ -310,6 +314,8 @@ def entry(
         "syn_seen": 0,
         "first": 1,
         "answer": 0,
+        "digest": oracle.head_digest(head),
+        "body_seq": segment.seq,
     }
     return made | changes
 

@@ -46,6 +46,7 @@ MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
 COOKIE_KEYS = ((0x0706050403020100, 0x0F0E0D0C0B0A0908), (0x243F6A8885A308D3, 0x13198A2E03707344))
 ROUTE_KEY = 0xA4093822299F31D0
 FLOW_KEY = 0x082EFA98EC4E6C89
+DIGEST_KEYS = [int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:8], "little") for number in range(514)]
 
 _64_BITS = (1 << 64) - 1
 
@@ -68,6 +69,23 @@ def mac(address: str) -> bytes:
 def address_of(value: int) -> str:
     """The dotted form of a __be32."""
     return str(IPv4Address(value.to_bytes(4, "little")))
+
+
+# ---- the digest of a request head -----------------------------------------------------------------------
+
+
+def head_digest(head: bytes) -> int:
+    """What the router remembers of a request head: contract.h on head_digest(head)."""
+    return _multilinear(head, 0) >> 32 | _multilinear(head, 2) & 0xFFFFFFFF_00000000
+
+
+def _multilinear(head: bytes, shift: int) -> int:
+    total = 0
+    for at in range(0, len(head), 8):
+        word, key = head[at : at + 8].ljust(8, b"\0"), DIGEST_KEYS[at // 4 + shift :]
+        low, high = int.from_bytes(word[:4], "little"), int.from_bytes(word[4:], "little")
+        total += (key[0] + low) * (key[1] + high)
+    return total & _64_BITS
 
 
 # ---- SipHash and cookies --------------------------------------------------------------------------------

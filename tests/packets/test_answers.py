@@ -121,21 +121,21 @@ def test_a_later_request_is_reset_instead(router: Router, text: bytes, verdict: 
 def test_the_connection_may_go_on_if_the_client_does_not_believe_the_reset(router: Router) -> None:
     """As when somebody else has sent the request: a reset with a number that the client does not expect is ignored."""
     router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
-    router.resets(ALICE.data(UNKNOWN, len(HEAD)), "TX_NO_ROUTE")
+    router.resets(ALICE.later(UNKNOWN, len(HEAD)), "TX_NO_ROUTE")
     router.forwards(ALICE.data(HEAD, len(HEAD), acked=400), "ROUTED_NEXT", "web-1")
 
 
 def test_a_later_request_for_a_cluster_without_weight_belongs_to_another_cluster(router: Router) -> None:
     """Which resets the connection; on the next one the request gets its 503."""
     router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
-    router.resets(ALICE.data(request("/drained"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    router.resets(ALICE.later(request("/drained"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 
 
 def test_a_later_request_without_route_may_be_reset(router: Router) -> None:
     there = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)
     head = request("/open")
     router.opens(there.data(head), "web")
-    router.resets(there.data(request("/unknown"), len(head)), "TX_RESET_NO_ROUTE")
+    router.resets(there.later(request("/unknown"), len(head)), "TX_RESET_NO_ROUTE")
 
 
 # ---- what comes afterwards ------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def test_only_the_first_request_opens(router: Router) -> None:
     backend = router.backend_of("web", ALICE)
     router.forwards(ALICE.data(HEAD), "ROUTED_FIRST", backend, opens=True)
     router.forwards(ALICE.data(HEAD), "FORWARDED_AGAIN", backend, opens=True)
-    router.forwards(ALICE.data(HEAD, len(HEAD)), "ROUTED_NEXT", backend, opens=False)
-    router.forwards(ALICE.data(HEAD, len(HEAD)), "FORWARDED_AGAIN", backend, opens=False)
+    router.forwards(ALICE.later(HEAD, len(HEAD)), "ROUTED_NEXT", backend, opens=False)
+    router.forwards(ALICE.later(HEAD, len(HEAD)), "FORWARDED_AGAIN", backend, opens=False)
 
 
 # ---- the inner packet -----------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_so_is_a_first_request_that_is_too_big(router: Router, excess: int) -> N
 LATER = {
     "acknowledgement": ALICE.ack(len(HEAD)),
     "retransmission": ALICE.data(HEAD),
-    "next request": ALICE.data(HEAD, len(HEAD)),
+    "next request": ALICE.later(HEAD, len(HEAD)),
     "end": ALICE.fin(len(HEAD)),
     "reset": ALICE.rst(len(HEAD)),
 }
@@ -152,15 +152,15 @@ def test_it_does_not_replace_an_older_connections_entry(router: Router) -> None:
     router.put_flow(ALICE, **before)
     router.drops(ALICE.reopened(ALICE.isn - 5000).data(BIG_POST), "DROP_TOO_BIG")
     assert router.flow(ALICE) == before
-    router.resets(ALICE.data(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    router.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 
 
 def test_a_later_request_that_is_too_big_does_not_become_the_newest(router: Router) -> None:
     before = entry(ALICE.data(HEAD), "web", "web-1")
     router.put_flow(ALICE, **before)
-    router.drops(ALICE.data(BIG_POST, len(HEAD)), "DROP_TOO_BIG")
+    router.drops(ALICE.later(BIG_POST, len(HEAD)), "DROP_TOO_BIG")
     assert router.flow(ALICE) == before
-    router.resets(ALICE.data(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    router.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 
 
 def test_an_end_that_is_too_big_closes_nothing(router: Router) -> None:

@@ -11,7 +11,7 @@ OTHER = INGRESS + 6
 OTHER_MAC = "02:00:00:00:02:07"
 
 LATER: dict[str, tuple[Segment, str, bool]] = {
-    "next request": (ALICE.data(HEAD, len(HEAD)), "ROUTED_NEXT", False),
+    "next request": (ALICE.later(HEAD, len(HEAD)), "ROUTED_NEXT", False),
     "retransmission": (ALICE.data(HEAD), "FORWARDED_AGAIN", True),
     "acknowledgement": (ALICE.ack(len(HEAD)), "FORWARDED", False),
     "padded acknowledgement": (ALICE.ack(len(HEAD), options=b"", padding=bytes(6)), "FORWARDED", False),
@@ -73,7 +73,7 @@ def test_what_the_router_says_itself_goes_back(elsewhere: Router) -> None:
     elsewhere.greets(ALICE.syn())
     elsewhere.answers(ALICE.data(request("//")), "TX_BAD_REQUEST", "400 Bad Request")
     known(elsewhere)
-    elsewhere.resets(ALICE.data(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    elsewhere.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 
 
 def test_what_is_dropped_leaves_nowhere(elsewhere: Router) -> None:
