@@ -17,6 +17,7 @@
 /* ---- limits ------------------------------------------------------------------------------------- */
 
 #define MAX_PATH	256	/* bytes of a path, without the query */
+#define MAX_WILDCARD_LABELS 30	/* of a wildcard host, behind "*." */
 #define MAX_HOST	256	/* bytes of a host name, without the port; DNS allows 253 */
 #define MAX_PREFIX_DEPTH 30	/* segments of a prefix route: one bit of host.shapes each, 0 is "/" */
 #define SHAPE_EXACT	0x80000000 /* of host.shapes: the host has exact paths, too */
@@ -95,12 +96,19 @@ struct vip {
 	__u32 any_host;		/* id of the routes without a host, 0: there are none */
 	__u32 any_host_shapes;	/* like host.shapes */
 	__u32 no_route;		/* enum no_route_answer */
+	__u32 wildcards;	/* bit n: there is a host "*." with n labels behind it */
 };
 
-struct host_key {		/* map hosts: exact host names of a VIP */
+enum host_kind {
+	HOST_EXACT = 0,		/* "shop.test" */
+	HOST_WILDCARD = 1,	/* "*.shop.test", as the name ".shop.test": names that end so, with anything in front */
+};
+
+struct host_key {		/* map hosts: host names of a VIP */
 	__u64 hash;		/* words_hash() of the lower-cased name, see below */
 	__u32 vip;
-	__u32 length;		/* of the name, bytes */
+	__u16 length;		/* of the name, bytes */
+	__u16 kind;		/* enum host_kind */
 };
 
 struct host {

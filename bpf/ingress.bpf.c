@@ -80,7 +80,7 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	found = find_cluster(segment->vip->id, segment->vip->any_host, segment->vip->any_host_shapes);
+	found = find_cluster(segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
 	if (found == NO_CLUSTER)
 		return segment->vip->no_route == NO_ROUTE_RESET ? TX_RESET_NO_ROUTE : TX_NO_ROUTE;
 	*cluster = found - 1;
@@ -383,6 +383,7 @@ const volatile struct {
 	enum method method;
 	enum no_route_answer no_route;
 	enum path_kind path_kind;
+	enum host_kind host_kind;
 	enum flow_state flow_state;
 	struct maglev_slots maglev_slots;
 } contract_types = {};

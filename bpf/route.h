@@ -2,8 +2,8 @@
 /*
  * Which cluster does the request in the scratch copy belong to?
  *
- * The host name selects first: once it is known to the VIP, only its routes count. Then the exact path,
- * then prefixes from the longest to
+ * The host name selects first: if it is known to the VIP, only its routes count; else those of the longest
+ * wildcard that it matches; else those for any host. Then the exact path, then prefixes from the longest to
  * "/", looking only at depths that the host's routes use. At each, a route for the request's method before
  * one for any method. A hash that matches is not believed: the text is compared, so nobody can choose a
  * path that collides with another.
@@ -81,53 +81,110 @@ __noinline __u32 match_path(__u64 hash, __u32 host, __u32 length, __u32 kind)
 	return cluster ? cluster : path->cluster[METHOD_ANY];
 }
 
-struct host_routes {
-	__u32 id;
-	__u32 shapes;
-};
-
-/* Replaces the routes for any host by those of the request's Host, if the VIP has some. */
-static __always_inline void select_host(const struct scratch *scratch, __u32 vip,
-					struct host_routes *routes)
+/*
+ * Which routes a host name selects: their id in the upper half, their shapes in the lower. 0: none of this
+ * name. `at`, `length`: where it stands in the scratch copy. Global: verified once.
+ */
+__noinline __u64 match_host(__u64 hash, __u32 vip, __u32 at, __u16 length, __u16 kind)
 {
-	struct host_key key = {
-		.hash = scratch->request.host_hash,
-		.vip = vip,
-		.length = scratch->request.host_length,
-	};
-	const struct host *host;
+	struct host_key key = { .hash = hash, .vip = vip, .length = length, .kind = kind };
+	const struct scratch *scratch = get_scratch();
+	const struct host *host = bpf_map_lookup_elem(&hosts, &key);
 
-	if (!key.length)
-		return;
-	host = bpf_map_lookup_elem(&hosts, &key);
-	if (host && same_host(scratch, host, scratch->request.host, key.length)) {
-		routes->id = host->id;
-		routes->shapes = host->shapes;
-	}
+	if (!scratch || !host || !same_host(scratch, host, at, length))
+		return 0;
+	return (__u64)host->id << 32 | host->shapes;
 }
 
-/* The cluster, numbered from 1, or NO_CLUSTER. `any_host`, `any_host_shapes`: the VIP's routes without a
- * host. Global: verified once. */
-__noinline __u32 find_cluster(__u32 vip, __u32 any_host, __u32 any_host_shapes)
+/* The VIP's routes for any host, likewise. */
+static __always_inline __u64 any_host(const struct vip *vip)
 {
-	struct host_routes routes = { any_host, any_host_shapes };
+	return (__u64)vip->any_host << 32 | vip->any_host_shapes;
+}
+
+/* words_hash() of the name of `length` bytes at `at`, in lower case. Global: verified once. */
+__noinline __u64 name_hash(__u32 at, __u32 length)
+{
 	const struct scratch *scratch = get_scratch();
-	__u32 depth, cluster = NO_CLUSTER;
+	__u64 hash = route_key;
+
+	if (!scratch)
+		return 0;
+	for (__u32 i = 0; i < MAX_HOST / 8 && 8 * i < length; i++)
+		hash = hash_mix(hash, swar_first(swar_lower(word_at(scratch, at + 8 * i)), length - 8 * i));
+	return hash;
+}
+
+/*
+ * The wildcard with the most labels that the request's host name ends in; something has to stand in front of
+ * its dot. `wildcards` says how many labels the VIP's wildcards have: what it has none of is not looked up,
+ * so that a name of many labels costs no more than one of a few. Global: verified once.
+ */
+__noinline __u64 match_wildcard(__u32 vip, __u32 wildcards)
+{
+	struct scratch *scratch = get_scratch();
+	__u64 routes, found = 0;
+	__u32 start, end, labels = 0;
+
+	if (!scratch)
+		return 0;
+	start = scratch->request.host;
+	end = start + scratch->request.host_length;
+	for (__u32 i = 1; i < MAX_HOST && start + i < end; i++) {
+		__u32 at = end - i;
+
+		if (byte_at(scratch, at) != '.')
+			continue;
+		labels = forget(scratch, labels + 1);
+		if (labels > MAX_WILDCARD_LABELS)
+			break;
+		if (!(wildcards >> labels & 1))
+			continue;
+		routes = match_host(name_hash(at, i), vip, at, i, HOST_WILDCARD);
+		if (routes)
+			found = routes;
+	}
+	return found;
+}
+
+/* The routes that the request's Host selects: its own, or those of the longest wildcard, or those for any. */
+static __always_inline __u64 select_host(const struct scratch *scratch, __u32 vip, __u64 any,
+					 __u32 wildcards)
+{
+	const struct request *request = &scratch->request;
+	__u64 routes = 0;
+
+	if (!request->host_length)
+		return any;
+	routes = match_host(request->host_hash, vip, request->host, request->host_length, HOST_EXACT);
+	if (!routes && wildcards)
+		routes = match_wildcard(vip, wildcards);
+	return routes ? routes : any;
+}
+
+/* The cluster, numbered from 1, or NO_CLUSTER. `any`: the VIP's routes without a host, as match_host says
+ * it. Global: verified once. */
+__noinline __u32 find_cluster(__u32 vip, __u64 any, __u32 wildcards)
+{
+	const struct scratch *scratch = get_scratch();
+	__u32 depth, id, shapes, cluster = NO_CLUSTER;
+	__u64 routes;
 
 	if (!scratch)
 		return NO_CLUSTER;
-	select_host(scratch, vip, &routes);
+	routes = select_host(scratch, vip, any, wildcards);
+	id = routes >> 32;
+	shapes = routes;
 	depth = scratch->request.depth;
-	if (routes.shapes & SHAPE_EXACT)
-		cluster = match_path(scratch->request.path_hash, routes.id, scratch->request.path_length,
-				     PATH_EXACT);
+	if (shapes & SHAPE_EXACT)
+		cluster = match_path(scratch->request.path_hash, id, scratch->request.path_length, PATH_EXACT);
 	for (__u32 i = 0; i <= MAX_PREFIX_DEPTH && !cluster; i++) {
 		const struct prefix *prefix = &scratch->prefix[(depth - i) & (PREFIXES - 1)];
 
 		if (i > depth)
 			break;
-		if (routes.shapes >> ((depth - i) & (PREFIXES - 1)) & 1)
-			cluster = match_path(prefix->hash, routes.id, prefix->length, PATH_PREFIX);
+		if (shapes >> ((depth - i) & (PREFIXES - 1)) & 1)
+			cluster = match_path(prefix->hash, id, prefix->length, PATH_PREFIX);
 	}
 	return cluster;
 }

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 MAX_PATH = 256  # bytes of a path, without the query
 MAX_PREFIX_DEPTH = 30  # segments of a prefix route
+MAX_WILDCARD_LABELS = 30  # of a wildcard host, behind "*."
 SHAPE_EXACT = 1 << 31  # of a host's shapes: it has exact paths
 FLOW_WAYS = 8  # entries of a set in the flow table
 MAX_BACKENDS = 4096
@@ -34,6 +35,13 @@ class Method(IntEnum):
     OPTIONS = 7
     TRACE = 8
     PATCH = 9
+
+
+class HostKind(IntEnum):
+    """`enum host_kind`."""
+
+    EXACT = 0
+    WILDCARD = 1
 
 
 class PathKind(IntEnum):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 
-from rauta.contract import MAX_PATH, MAX_PREFIX_DEPTH
+from rauta.contract import MAX_PATH, MAX_PREFIX_DEPTH, MAX_WILDCARD_LABELS
 
 __all__ = ["exact_path", "host_name", "prefix", "segments"]
 
+WILDCARD = "*."
 _MAX_HOST = 253  # RFC 1035, 2.3.4, as text without the root's dot
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _UNRESERVED = re.compile(rb"[A-Za-z0-9._~-]")  # RFC 3986, 2.3
@@ -44,15 +45,19 @@ def segments(path: str) -> list[str]:
 
 
 def host_name(host: str) -> str:
-    """A host name in lower case, without a port: "Shop.test" becomes "shop.test"."""
+    """A host name in lower case, without a port: "Shop.test" becomes "shop.test". Or "*." and the end of names."""
     name = host.lower()
     if ":" in name:
         raise ValueError(f"{host!r} names a port (allowed: the name alone; the VIP's port is the port)")
-    if "*" in name:
-        raise ValueError(f"{host!r} has a wildcard (allowed: an exact name; leave `host` out to match any)")
+    labels = name.removeprefix(WILDCARD).split(".")
+    if "*" in name.removeprefix(WILDCARD):
+        allowed = "'*.' at the start, for any labels there; leave `host` out to match any"
+        raise ValueError(f"{host!r} has a wildcard (allowed: {allowed})")
+    if name.startswith(WILDCARD) and len(labels) > MAX_WILDCARD_LABELS:
+        raise ValueError(f"has {len(labels)} labels behind its wildcard (allowed: at most {MAX_WILDCARD_LABELS})")
     if len(name) > _MAX_HOST:
         raise ValueError(f"is {len(name)} bytes long (allowed: at most {_MAX_HOST})")
-    for label in name.split("."):
+    for label in labels:
         if not _LABEL.fullmatch(label):
             raise ValueError(
                 f"{host!r} is no host name because of {label!r} (allowed: labels of 1 to 63 letters, digits, '-' "

@@ -17,7 +17,16 @@ from typing import Any, TypeAlias
 
 from rauta import maglev, paths
 from rauta.config import Backend, Cluster, Config, Route, Vip
-from rauta.contract import MAGLEV_PACKED, NO_BACKEND, SHAPE_EXACT, SLOTS_PER_ENTRY, Method, NoRouteAnswer, PathKind
+from rauta.contract import (
+    MAGLEV_PACKED,
+    NO_BACKEND,
+    SHAPE_EXACT,
+    SLOTS_PER_ENTRY,
+    HostKind,
+    Method,
+    NoRouteAnswer,
+    PathKind,
+)
 from rauta.errors import RautaError
 from rauta.keys import CookieKeys
 
@@ -119,14 +128,18 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
     clusters = {cluster.name: index for index, cluster in enumerate(config.clusters)}
     host_ids = count(1)
     for vip_id, vip in enumerate(config.vips, start=1):
-        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route])}
+        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0}
         for host, routes in _by_host(vip).items():
             host_id, shapes = next(host_ids), _shapes(routes)
             if host is None:
                 value |= {"any_host": host_id, "any_host_shapes": shapes}
             else:
-                key = {"hash": words_hash(route_key, host), "vip": vip_id, "length": len(host)}
-                tables.hosts.append((key, {"id": host_id, "shapes": shapes, "name": host.encode()}))
+                name = host.removeprefix("*")
+                kind = HostKind.EXACT if name == host else HostKind.WILDCARD
+                if kind is HostKind.WILDCARD:
+                    value["wildcards"] |= 1 << name.count(".")
+                key = {"hash": words_hash(route_key, name), "vip": vip_id, "length": len(name), "kind": int(kind)}
+                tables.hosts.append((key, {"id": host_id, "shapes": shapes, "name": name.encode()}))
             tables.paths.extend(_path_entries(routes, host_id, clusters, route_key))
         tables.vips.append((vip_key(vip.address, vip.port), value))
     tables.vips.extend((vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in config.vips))

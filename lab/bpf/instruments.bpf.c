@@ -103,7 +103,7 @@ struct numbers {
 	__be32 seq, ack;
 };
 
-/* The connection whose turn it is, and what it says next. */
+/* The connection whose turn it is, and what it says next: it has got answers as long as what it has said. */
 static __always_inline int next_numbers(const struct replay *replay, const struct iphdr *ip,
 					const struct tcphdr *tcp, struct numbers *numbers)
 {
@@ -130,7 +130,7 @@ static __always_inline int next_numbers(const struct replay *replay, const struc
 	numbers->seq = bpf_htonl(replay->mode == REPLAY_SYN ? isn : isn + 1 + said);
 	numbers->ack = 0;
 	if (replay->mode != REPLAY_SYN)
-		numbers->ack = bpf_htonl(cookie_compute(keys, &tuple, isn, replay->options) + 1);
+		numbers->ack = bpf_htonl(cookie_compute(keys, &tuple, isn, replay->options) + 1 + said);
 	return 0;
 }
 

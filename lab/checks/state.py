@@ -137,8 +137,9 @@ def _number(name: str, context: Context) -> int:
         return context.requests.sent
     contender, _, counter = name.partition(".")
     counters = context.running.counters()
-    if contender != context.contender or counter not in counters:
-        known = ", ".join(f"{context.contender}.{known}" for known in counters)
+    own = context.contender.partition("#")[0]  # a twin's numbers go by the contender's name
+    if contender != own or counter not in counters:
+        known = ", ".join(f"{own}.{known}" for known in counters)
         raise UsageError(f"reading {name!r}", "there is no such number", f"There are: client.requests, {known}.")
     return counters[counter] - context.started_with[context.contender].get(counter, 0)
 

@@ -16,7 +16,8 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -111,6 +112,8 @@ class FramesInstrument:
     scenario: Scenario
     sender: BpfObject
     counter: BpfObject
+    salts: Iterator[int] = field(default_factory=lambda: count(1))
+    """of its samples' connections: a contender that is sampled again must see new ones"""
 
     def sample(self, subject: str, running: Running | None, watch: Watch, *, scale: int = 1) -> Sample:
         """Send all frames and wait until the last has arrived."""
@@ -151,7 +154,9 @@ class FramesInstrument:
         to = hosts.get(address, self.network.router)
         vip = Vip.model_construct(name="target", address=address, port=port, no_route=404, routes=())
         payload = request(self.model.request, self.model.host)
-        replayer = Replayer(self.sender, vip, payload, str(client.address), (to.mac, client.mac), self.model.flows)
+        replayer = Replayer(
+            self.sender, vip, payload, str(client.address), (to.mac, client.mac), self.model.flows, self.salts
+        )
         replayer.aim(self.sender.programs["xdp_tx"], getattr(running, "cookie_keys", None))
         return replayer
 

@@ -15,7 +15,8 @@ A program is loaded anew for each sample. Where its code and its maps come to li
 some percent for as long as it is loaded: two loads of one program differ. Loaded once a run, that difference would be
 in every round and look like a result; loaded anew, it is noise like any other, and the interval says how much.
 
-A sample is valid only if the program itself counted as many frames handled as were sent.
+A sample is valid only if the program itself counted as many frames handled as were sent. (But for one in a thousand: of
+a million connections, some share a set of the flow table with more than it holds.)
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ FRAMES = 32_768
 """of a run, at least; each connection has as many as any other, and at least four"""
 CYCLES = 4
 """in which each connection has its turn, at least: after a first one its memory is in other caches than before"""
+LOST = 0.001
+"""share of the frames that the program may have handled otherwise, at most"""
 MAX_CONNECTIONS = 1_048_576
 FIRST_CLIENT = "198.18.0.1"
 MACS = ("02:00:00:00:00:02", "02:00:00:00:00:01")
@@ -184,6 +187,6 @@ class ProgramInstrument:
         before = under_test.handled(frame)
         sent = self.replayer.send(frame, frames, salt, interface="near")
         after = under_test.handled(frame)
-        if before is not None and after is not None and after - before != frames:
+        if before is not None and after is not None and not (1 - LOST) * frames <= after - before <= frames:
             return sent, f"{after - before} of {frames} frames were handled as {frame}"
         return sent, f"{sent.failed} of {frames} frames could not be made" if sent.failed else ""

@@ -67,12 +67,13 @@ class Replayer:
     macs: tuple[str, str]
     """destination and source"""
     flows: int
-    _salts: Iterator[int] = field(default_factory=lambda: count(1))
+    salts: Iterator[int] = field(default_factory=lambda: count(1))
+    """numbers that make a sample's connections its own"""
     _keys: CookieKeys | None = None
 
     def renew(self) -> int:
         """A salt for a sample's connections, so that they are not those of an earlier one."""
-        return next(self._salts) * SALT & 0xFFFFFFFF
+        return next(self.salts) * SALT & 0xFFFFFFFF
 
     def aim(self, program: Program, keys: CookieKeys | None) -> None:
         """Call this program from now on. ``keys``: those with which it makes cookies."""

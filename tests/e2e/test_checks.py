@@ -254,6 +254,18 @@ def test_the_programs_cost_is_that_of_routed_requests(routed: Bench, frame: str)
     assert 0 < bare.value < whole.value < 10_000
 
 
+def test_frames_are_of_new_connections_each_time(routed: Bench) -> None:
+    """Or the second sample would be one of retransmissions."""
+    fields = {"layer": "veth", "cluster": "api", "flows": 2048, "frames": 2048}
+    with ExitStack() as stack:
+        measure = TypeAdapter[Measure](Measure).validate_python(fields)
+        instrument = measure.open(Setup(routed.network, routed.scenario, stack))
+        for _ in range(2):
+            one = instrument.sample("rauta", routed.running, nullcontext())
+            assert one.valid, one.reason
+            assert one.details["arrived"] == 2048
+
+
 def test_what_was_not_routed_is_not_judged(routed: Bench) -> None:
     one = sample(routed, layer="bpf", frame="first-request", request="GET /nowhere")
     assert not one.valid

@@ -45,6 +45,14 @@ def proxied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         ("any.test", "/v1", "GET", "web-1"),  # the same path, the other host's route
         ("api.test", "/v1/x", "GET", "api-1"),
         ("API.test", "/v1/x", "GET", "api-1"),
+        ("a.wild.test", "/api", "GET", "web-1"),  # a wildcard's routes, not those for any host
+        ("a.b.wild.test", "/", "GET", "web-1"),  # of any number of labels
+        ("x.api.wild.test", "/", "GET", "api-1"),  # the longest wildcard
+        ("X.Y.API.wild.test", "/", "GET", "api-1"),
+        ("exact.api.wild.test", "/", "GET", "web-1"),  # an exact name before any
+        ("api.wild.test", "/", "GET", "web-1"),  # something has to stand for the star
+        ("wild.test", "/api", "GET", "api-1"),  # so these are any host's
+        ("notwild.test", "/api", "GET", "api-1"),
     ],
 )
 def test_requests_go_where_rauta_sends_them(proxied: Bench, host: str, path: str, method: str, backend: str) -> None:

@@ -103,6 +103,13 @@ def test_interfaces_are_noted_of_each_contender_as_they_were_with_it() -> None:
     assert {name: hosts["router"]["xdp"] for name, hosts in interfaces.items()} == {"direct": "none", "rauta": "native"}
 
 
+def test_a_twin_passes_the_same_checks() -> None:
+    check = "checks=[{equal: [rauta.requests_routed, client.requests], only: rauta}]"
+    content = run(["contenders=[rauta, 'rauta#2']", check, "plan.timing=false", "targets=[]"])
+    assert content["exit_code"] == 0
+    assert {check["contender"] for check in content["checks"] if check["passed"]} == {"rauta", "rauta#2"}
+
+
 # ---- disturbed ------------------------------------------------------------------------------------------------
 
 

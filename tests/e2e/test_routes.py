@@ -39,6 +39,14 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         ("any.test", "/v1", "web-1"),  # the same path, the other host's route
         ("api.test", "/v1/x", "api-1"),
         ("API.test:80", "/v1/x", "api-1"),
+        ("a.wild.test", "/api", "web-1"),  # a wildcard's routes, not those for any host
+        ("a.b.wild.test", "/", "web-1"),  # of any number of labels
+        ("x.api.wild.test", "/", "api-1"),  # the longest wildcard
+        ("X.Y.API.wild.test", "/", "api-1"),
+        ("exact.api.wild.test", "/", "web-1"),  # an exact name before any
+        ("api.wild.test", "/", "web-1"),  # something has to stand for the star
+        ("wild.test", "/api", "api-1"),  # so these are any host's
+        ("notwild.test", "/api", "api-1"),
     ],
 )
 def test_the_most_specific_route_wins(routed: Bench, client: ClientName, host: str, path: str, backend: str) -> None:

@@ -37,6 +37,7 @@ NO_BACKEND = 0xFFFF
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 NO_ROUTE_404, NO_ROUTE_RESET = 0, 1
 PATH_EXACT, PATH_PREFIX = 0, 1
+HOST_EXACT, HOST_WILDCARD = 0, 1
 FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED = 1, 2, 3
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
@@ -344,15 +345,18 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
     tables: dict[str, list[Entry]] = {"vips": [], "hosts": [], "paths": []}
     host_id = 0
     for number, vip in enumerate(vips, start=1):
-        value: dict[str, Any] = {"id": number, "no_route": vip.no_route}
+        wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
+        value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
         for host in dict.fromkeys(route.host for route in vip.routes):
             host_id += 1
             routes = [route for route in vip.routes if route.host == host]
             if host is None:
                 value |= {"any_host": host_id, "any_host_shapes": shapes(routes)}
             else:
-                key = {"hash": words_hash(host.encode()), "vip": number, "length": len(host)}
-                tables["hosts"].append((key, {"id": host_id, "shapes": shapes(routes), "name": host.encode()}))
+                name = host.encode().lstrip(b"*")
+                kind = HOST_WILDCARD if host[0] == "*" else HOST_EXACT
+                key = {"hash": words_hash(name), "vip": number, "length": len(name), "kind": kind}
+                tables["hosts"].append((key, {"id": host_id, "shapes": shapes(routes), "name": name}))
             tables["paths"] += path_entries(routes, host_id, clusters)
         tables["vips"].append((vip_key(vip.address, vip.port), value))
     tables["vips"] += [(vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in vips)]

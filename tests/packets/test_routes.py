@@ -179,6 +179,99 @@ def test_a_vip_without_routes_finds_nothing(router: Router, requests: Requests) 
     requests.find_nothing("/", "/api")
 
 
+WILD = (
+    Route("api", prefix="/", host="*.shop.test"),
+    Route("web", prefix="/", host="*.a.shop.test"),
+    Route("api", prefix="/", host="b.a.shop.test"),
+    Route("web", prefix="/any"),
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "cluster"),
+    [
+        ("www.shop.test", "api"),
+        ("WWW.Shop.Test:8080", "api"),
+        ("www.shop.test.", "api"),
+        ("x.y.z.shop.test", "api"),
+        ("-.shop.test", "api"),
+        ("aa.shop.test", "api"),
+        ("x.aa.shop.test", "api"),
+        ("a.shop.test", "api"),  # nothing stands for the longer one's star
+        ("x.a.shop.test", "web"),
+        ("x.b.a.shop.test", "web"),
+        ("b.a.shop.test", "api"),  # an exact name
+        ("a.shop.test.a.shop.test", "web"),
+        ("shop.test.shop.test", "api"),
+    ],
+)
+def test_the_wildcard_with_most_labels_counts_after_exact_names(requests: Requests, host: str, cluster: str) -> None:
+    requests.router.route(*WILD)
+    requests.go_to(cluster, "/", "/any", host=host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "shop.test",
+        ".shop.test",  # nothing stands for the star
+        "wwwshop.test",
+        "www.shop.tes",
+        "www.shop.testt",
+        "www.shop.test.x",
+        "www.shop-test",
+        "www.xshop.test",
+        "shop.test.",
+        "test",
+    ],
+)
+def test_what_no_wildcard_fits_is_any_hosts(requests: Requests, host: str) -> None:
+    requests.router.route(*WILD)
+    requests.go_to("web", "/any", host=host)
+    requests.find_nothing("/", host=host)
+
+
+@pytest.mark.parametrize("labels", range(1, 31))
+def test_wildcards_of_any_number_of_labels(router: Router, requests: Requests, labels: int) -> None:
+    suffix = ".".join("abcdefgh"[: 1 + number % 8] for number in range(labels))
+    router.route(Route("api", prefix="/", host=f"*.{suffix}"), Route("web", prefix="/"))
+    requests.go_to("api", "/", host=f"x.{suffix}")
+    requests.go_to("api", "/", host=f"x.y.{suffix}")
+    requests.go_to("web", "/", host=suffix)
+    requests.go_to("web", "/", host=f"x{suffix}")
+
+
+def test_the_longest_name_fits_a_wildcard(router: Router, requests: Requests) -> None:
+    router.route(Route("api", prefix="/", host="*.test"), Route("web", prefix="/"))
+    requests.go_to("api", "/", host="a." * 124 + "test")
+    requests.go_to("web", "/", host="a." * 124 + "tesu")
+
+
+def test_a_wildcards_routes_are_the_only_ones(router: Router, requests: Requests) -> None:
+    """As an exact name's: there is no way back to shorter wildcards, or to any host."""
+    router.route(
+        Route("api", prefix="/only", host="*.a.test"), Route("web", prefix="/", host="*.test"), Route("web", prefix="/")
+    )
+    requests.go_to("api", "/only", host="x.a.test")
+    requests.find_nothing("/", host="x.a.test")
+    requests.go_to("web", "/", host="x.b.test")
+
+
+def test_wildcards_are_a_vips_own(router: Router) -> None:
+    """The other VIP has none of its own, and does not find them."""
+    router.route(Route("api", prefix="/", host="*.test"))
+    there = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)
+    router.resets(there.data(request("/", host="x.test")), "TX_RESET_NO_ROUTE")
+
+
+def test_a_wildcard_that_collides_with_another_name_does_not_match(router: Router, requests: Requests) -> None:
+    router.route(Route("web", prefix="/"), Route("api", prefix="/", host="*.shop.test"))
+    entries = router.object.maps["hosts"]
+    ((key, value),) = entries.items()
+    entries.update(key | {"hash": oracle.words_hash(b".evil.test")}, value)
+    requests.go_to("web", "/", host="x.evil.test")
+
+
 def test_hosts_do_not_share_their_paths(router: Router, requests: Requests) -> None:
     router.route(Route("api", exact="/x", host="a.test"), Route("web", exact="/y", host="b.test"))
     requests.go_to("api", "/x", host="a.test")

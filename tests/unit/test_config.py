@@ -223,7 +223,15 @@ def test_prefixes_have_at_most_30_segments(file: Path) -> None:
 
 HOSTS = [
     ("shop.test:80", "names a port"),
-    ("*.shop.test", "has a wildcard"),
+    ("*", "has a wildcard"),
+    ("*shop.test", "has a wildcard"),
+    ("www.*.test", "has a wildcard"),
+    ("*.*.test", "has a wildcard"),
+    ("*.", "because of ''"),
+    ("*.shop.test.", "because of ''"),
+    ("*.-shop", "because of '-shop'"),
+    ("*" + ".a" * 31, "has 31 labels behind its wildcard (allowed: at most 30)"),
+    ("*." + "a." * 126 + "a", "labels behind its wildcard"),
     ("shop..test", "because of ''"),
     ("shop.test.", "because of ''"),
     ("-shop.test", "because of '-shop'"),

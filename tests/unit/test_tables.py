@@ -81,8 +81,11 @@ def test_methods_are_numbered_as_in_the_header() -> None:
 
 
 def test_other_enumerations_are_those_of_the_header() -> None:
-    values = dict(re.findall(r"\b(PATH_EXACT|PATH_PREFIX|NO_ROUTE_404|NO_ROUTE_RESET) = (\d+)", HEADER))
+    names = "HOST_EXACT|HOST_WILDCARD|PATH_EXACT|PATH_PREFIX|NO_ROUTE_404|NO_ROUTE_RESET"
+    values = dict(re.findall(rf"\b({names}) = (\d+)", HEADER))
     assert values == {
+        "HOST_EXACT": str(contract.HostKind.EXACT.value),
+        "HOST_WILDCARD": str(contract.HostKind.WILDCARD.value),
         "PATH_EXACT": str(contract.PathKind.EXACT.value),
         "PATH_PREFIX": str(contract.PathKind.PREFIX.value),
         "NO_ROUTE_404": str(contract.NoRouteAnswer.NOT_FOUND.value),
@@ -133,8 +136,8 @@ def by_key(entries: list[tables.Entry]) -> dict[tuple[Any, ...], dict[str, Any]]
 def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
     address = int.from_bytes(bytes([198, 18, 100, 80]), "little")
     assert by_key(tables.router_tables(configuration(), KEY).vips) == {
-        (address, 0x5000): {"id": 1, "any_host": 1, "any_host_shapes": 1 << 31 | 0b10, "no_route": 0},
-        (address, 0xFB20): {"id": 2, "no_route": 1},
+        (address, 0x5000): {"id": 1, "any_host": 1, "any_host_shapes": 1 << 31 | 0b10, "no_route": 0, "wildcards": 0},
+        (address, 0xFB20): {"id": 2, "no_route": 1, "wildcards": 0},
         (address, 0): {},
     }
 
@@ -142,9 +145,22 @@ def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
 def test_hosts_are_numbered_over_all_vips_with_the_depths_of_their_prefixes() -> None:
     hash = 0x3D9E62CF7C5DD4C4
     assert by_key(tables.router_tables(configuration(), KEY).hosts) == {
-        (hash, 1, 9): {"id": 2, "shapes": 1 << 31 | 0b101, "name": b"shop.test"},
-        (hash, 2, 9): {"id": 3, "shapes": 0b1, "name": b"shop.test"},
+        (hash, 1, 9, 0): {"id": 2, "shapes": 1 << 31 | 0b101, "name": b"shop.test"},
+        (hash, 2, 9, 0): {"id": 3, "shapes": 0b1, "name": b"shop.test"},
     }
+
+
+def test_wildcards_are_names_with_a_dot_in_front_and_the_vip_knows_their_labels() -> None:
+    routes = [{"host": host, "prefix": "/", "cluster": "web"} for host in ("*.Shop.test", "*.test", "shop.test")]
+    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": routes}
+    content = tables.router_tables(configuration(vips=[vip]), KEY)
+    assert [(key["kind"], key["length"], value["name"]) for key, value in content.hosts] == [
+        (1, 10, b".shop.test"),
+        (1, 5, b".test"),
+        (0, 9, b"shop.test"),
+    ]
+    assert content.vips[0][1]["wildcards"] == 0b110
+    assert content.hosts[0][0]["hash"] == tables.words_hash(KEY, ".shop.test")
 
 
 def test_paths_lead_to_clusters_by_method() -> None:

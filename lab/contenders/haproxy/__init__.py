@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,14 +84,24 @@ def _rules(vip: Vip) -> Iterator[str]:
     named = [host for host in hosts if host is not None]
     yield "    http-request set-var(txn.host) req.hdr(host),field(1,:),lower"
     if named:
-        yield f"    acl named var(txn.host) -m str {' '.join(named)}"
+        yield from _selected(named)
     for host, routes in hosts.items():
-        where = f"{{ var(txn.host) -m str {host} }}" if host else "!named" if named else ""
+        where = f"{{ var(txn.named) -m str {host} }}" if host else "!{ var(txn.named) -m found }" if named else ""
         for route in routes:
             condition = " ".join(filter(None, (where, _method(route), _path(route))))
             yield f"    use_backend {route.cluster}" + (f" if {condition}" if condition else "")
     refuse = "return status 404" if vip.no_route == 404 else "silent-drop"
     yield f"    default_backend refuse-{'404' if 'return' in refuse else 'reset'}"
+
+
+def _selected(named: Sequence[str]) -> Iterator[str]:
+    """Which of the named hosts a request is for: what comes later counts, so wildcards first, the longest last."""
+    wildcards = sorted((host for host in named if host.startswith("*")), key=len)
+    for host in wildcards:
+        yield f"    http-request set-var(txn.named) str({host}) if {{ var(txn.host) -m end {host[1:]} }}"
+    exact = " ".join(host for host in named if host not in wildcards)
+    if exact:
+        yield f"    http-request set-var(txn.named) var(txn.host) if {{ var(txn.host) -m str {exact} }}"
 
 
 def _method(route: Route) -> str:
