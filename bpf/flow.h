@@ -58,12 +58,18 @@ static __always_inline void read_flow(struct entry *entry, struct flow *flow, co
 		entry->kept = flow;
 }
 
+static __always_inline struct flow_set *find_set(__u64 hash)
+{
+	__u32 index = (hash & 0xffffffff) * flow_sets >> 32;
+
+	return bpf_map_lookup_elem(&flows, &index);
+}
+
 /* entry->set is NULL if there is no table. */
 static __always_inline void find_flow(struct entry *entry, const struct segment *segment)
 {
-	__u32 index = (segment->hash & 0xffffffff) * flow_sets >> 32, tag = flow_tag(segment->hash),
-	      found = FLOW_WAYS;
-	struct flow_set *set = bpf_map_lookup_elem(&flows, &index);
+	__u32 tag = flow_tag(segment->hash), found = FLOW_WAYS;
+	struct flow_set *set = find_set(segment->hash);
 
 	entry->set = set;
 	entry->kept = NULL;
@@ -137,14 +143,14 @@ static __always_inline struct flow *new_flow(const struct segment *segment)
 	return flow;
 }
 
-/* Makes or replaces the tuple's entry. `flow` has no tuple yet: see the top for why it is written last. */
-static __always_inline void put_flow(struct flow_set *set, const struct segment *segment,
-				     const struct flow *flow)
+/* Makes or replaces the tuple's entry; the lock is held. `flow` has no tuple yet: see the top for why it is
+ * written last. */
+static __always_inline void write_flow(struct flow_set *set, const struct segment *segment,
+				       const struct flow *flow)
 {
 	__u32 tag = flow_tag(segment->hash), way;
 	struct flow *kept;
 
-	bpf_spin_lock(&set->lock);
 	way = forget(set, choose_way(set, tag)) & (FLOW_WAYS - 1);
 	kept = &set->flow[way];
 	set->tag[way] = tag;
@@ -154,6 +160,13 @@ static __always_inline void put_flow(struct flow_set *set, const struct segment 
 	*kept = *flow;
 	barrier();
 	kept->tuple = segment->tuple;
+}
+
+static __always_inline void put_flow(struct flow_set *set, const struct segment *segment,
+				     const struct flow *flow)
+{
+	bpf_spin_lock(&set->lock);
+	write_flow(set, segment, flow);
 	bpf_spin_unlock(&set->lock);
 }
 

@@ -96,6 +96,11 @@ class Program:
         return self._fd
 
     @property
+    def loaded(self) -> bool:
+        """Whether it is in the kernel; a program with autoload off never is."""
+        return self._fd >= 0
+
+    @property
     def id(self) -> int:
         """The number that the kernel and bpftool know the program by."""
         return self.info().id
@@ -153,6 +158,17 @@ class Program:
         options.flags, options.batch_size = LIVE_FRAMES, batch_size
         self._run(options, f"running program '{self.name}' on {repeat} live frames of {len(data)} bytes")
         return TestRun(options.retval, b"", b"", options.duration)
+
+    def call(self, argument: bytes) -> tuple[int, bytes]:
+        """Calls a syscall program (Linux 5.14) with its context: what it returns, and the context as it leaves it.
+
+        BpfError when the kernel refuses, for instance because the program reads beyond the argument.
+        """
+        context = ctypes.create_string_buffer(argument, len(argument))
+        options = _lib.TestRunOpts(ctx_in=ctypes.addressof(context), ctx_size_in=len(argument))
+        result = _lib.libbpf().bpf_prog_test_run_opts(self.fd, byref(options))
+        _lib.check(result, f"calling program '{self.name}' with {len(argument)} bytes")
+        return options.retval, context.raw
 
     def _options(self, data: bytes, ctx: bytes | None, repeat: int) -> _lib.TestRunOpts:
         options = _lib.TestRunOpts(data_size_in=len(data), repeat=repeat)
