@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
 
-from rauta import loading, neighbours, offloads, tables
+from rauta import asks, loading, neighbours, offloads, tables
 from rauta.bpf import BpfObject, Map, MapType, XdpAttachment, XdpMode, attach_xdp
 from rauta.config import Cluster, Config
 from rauta.contract import FLOW_WAYS, MAGLEV_PACKED
@@ -47,6 +47,7 @@ class Router(loading.Loaded):
         router = cls(loading.open_object("ingress"), config, keys)
         try:
             router._set_constants()
+            asks.prepare(router.object, config)
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
@@ -110,6 +111,7 @@ class Router(loading.Loaded):
     def _fill_maps(self, content: tables.RouterTables) -> None:
         maps = self.object.maps
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
+        maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
         indices = tables.backend_indices(self.config)
