@@ -47,6 +47,8 @@ _COUNTERS = (
     *("answers_refused", "clients_reset"),
 )
 _LARGEST_ANSWER = 2048
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
+_ANSWERS_BYTES = 4 << 20  # that may wait: some thousand answers
 _ANSWERS_AT_ONCE = 256  # of one socket, before others get their turn
 
 _IP_HEADER = struct.Struct("!BBHHHBBH4s4s")
@@ -111,6 +113,7 @@ class Recovery:
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._sockets: dict[str, socket.socket] = {}
         self._lines: dict[Holder, _Line] = {}
+        self._doubtful: set[Holder] = set()  # who has been silent: the way there may have changed
         self._undo = contextlib.ExitStack()
         self._thread: threading.Thread | None = None
 
@@ -182,6 +185,8 @@ class Recovery:
             if question is not None:
                 self._counters["flows_asked"] += 1
                 self._put(question)
+                for sock in list(self._sockets.values()):  # answers come at once: before there are too many of them
+                    self._on_answers(sock)
 
     def _put(self, question: Question[Holder]) -> None:
         """To all who may have the connection. Whom it does not reach is silent."""
@@ -196,7 +201,7 @@ class Recovery:
     def _line(self, holder: Holder) -> _Line:
         """The way to an agent, found once: which of the host's own addresses the question comes from is sealed."""
         line = self._lines.get(holder)
-        if line is None:
+        if line is None or holder in self._doubtful:
             own = self._own_address(holder.address)
             sock = self._socket(own)
             between = {
@@ -206,6 +211,7 @@ class Recovery:
                 "server_port": tables.be16(self._port),
             }
             line = self._lines[holder] = _Line(sock, self._calls.opening(between, holder.index))
+            self._doubtful.discard(holder)
         return line
 
     def _own_address(self, address: IPv4Address) -> str:
@@ -220,6 +226,7 @@ class Recovery:
         if sock is None:
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             try:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ANSWERS_BYTES)
                 sock.bind((own, 0))
             except OSError:
                 sock.close()
@@ -294,5 +301,4 @@ class Recovery:
     def _expire(self) -> None:
         for question in self._questions.expire(time.monotonic()):
             self._counters["flows_unanswered"] += 1
-            for holder in question.waiting:
-                self._lines.pop(holder, None)  # the way there may have changed
+            self._doubtful |= question.waiting
