@@ -304,7 +304,7 @@ enum verdict {
 	TX_RESET_NO_ROUTE,
 	TX_BAD_REQUEST,			/* 400: malformed or ambiguous, see http.h */
 	TX_LENGTH_REQUIRED,		/* 411: Transfer-Encoding, the end of the body could not be followed */
-	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 126 lines */
+	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 127 fields */
 	TX_URI_TOO_LONG,		/* 414: path over MAX_PATH */
 	TX_BODY_TOO_LARGE,		/* 413: head and body over 2^31 - 1, more than sequence numbers compare */
 	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
