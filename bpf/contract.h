@@ -322,7 +322,7 @@ enum verdict {
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
-	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade) */
+	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade, CONNECT) */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */

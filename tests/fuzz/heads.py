@@ -169,22 +169,28 @@ class Heads:
     def _plain(self) -> bytes:
         """A valid head, as clients write them."""
         choose, chance = self._random.choice, self._random.random
-        method = choose(("GET", "GET", "GET", "POST", *METHODS)).encode()
+        method = choose(("GET", "GET", "GET", "POST", "POST", "HEAD", "PUT", *METHODS)).encode()
         version = b"HTTP/1.0" if chance() < 0.1 else b"HTTP/1.1"
         fields = [choose(BROWSER) for _ in range(self._random.randrange(6))]
         if chance() < 0.5:
             fields.append(b"X-Fill: " + b"f" * self._random.randrange(24))  # what follows passes over all seams of 8 bytes
         if chance() < (0.6 if method in (b"POST", b"PUT", b"PATCH") else 0.1):
             fields.append(b"Content-Length:" + self._white() + b"%d" % choose((0, 1, 5, 43, 43, 200, 3000, self._random.randrange(3000))))
-        if chance() < 0.12:
+        if chance() < 0.05:
             fields.append(choose(CONNECTIONS))
+        host, target = self._host(), self._target()
         if version == b"HTTP/1.1" or chance() < 0.7:
-            fields.append(self._cased(b"Host") + b":" + self._white() + self._host())
+            fields.append(self._cased(b"Host") + b":" + self._white() + host)
+            if chance() < 0.05:
+                target = b"http://" + self._cased(host) + target
+        if method == b"OPTIONS" and chance() < 0.3:
+            target = b"*"
         self._random.shuffle(fields)
-        return CRLF.join([b" ".join((method, self._target(), version)), *fields, b"", b""])
+        return CRLF.join([b" ".join((method, target, version)), *fields, b"", b""])
 
     def _white(self) -> bytes:
-        return b" " if self._random.random() < 0.8 else self._random.choice((b"", b"  ", b"\t", b" \t "))
+        """nginx refuses tabs here: too many of them would keep it out of the hunt."""
+        return b" " if self._random.random() < 0.8 else self._random.choice((b"", b"", b"   ", b"  ", b"\t", b" \t "))
 
     def _cased(self, text: bytes) -> bytes:
         return text if self._random.random() < 0.6 else self._random.choice((text.lower(), text.upper(), text.swapcase()))
@@ -203,7 +209,7 @@ class Heads:
         path += choose(("", "", "", "", "x", "-v2") if path.endswith("/") else ("", "", "", "", "/", "x", "-v2"))
         query = choose(("", "", "", "?", "?a=b", "?a=b&c=%2e%2e/", "?/api//x", "?x=a?b", "?" + "q" * self._random.randrange(40)))
         path = path if path.startswith("/") else "/" + path
-        if chance() < 0.03:
+        if chance() < 0.02:
             return f"http://{choose(self._hosts).replace('*', 'x')}{path}{query}".encode()
         return (path + query).encode()
 

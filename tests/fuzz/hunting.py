@@ -1,7 +1,7 @@
 """Rounds of heads through everybody, and making small what they differ in.
 
-    hunt = Hunt(router, readers)
-    hunt.round(routes, texts)     up to swift.ROUND heads; returns the differences
+    hunt = Hunt(router, servers)
+    hunt.round(routes, texts)     up to swift.ROUND heads, each on a connection of its own; returns the differences
     hunt.tally                    what became of all heads so far
 """
 
@@ -23,14 +23,14 @@ from packets.frames import request
 from packets.oracle import Route
 
 REGRESSIONS = Path(__file__).parent / "regressions"
-NEXT = request("/", host="none.such")  # a later request, which belongs to the routes for any host
+NEXT = request("/", host="none.such")  # a later request, of which is known where it belongs
 
 
 @dataclass(frozen=True)
 class Difference:
     """A head that somebody reads differently from the router; `who` and `how` in words."""
 
-    routes: Sequence[Route]
+    routes: tuple[Route, ...]
     text: bytes
     who: str
     how: str
@@ -47,21 +47,27 @@ class Hunt:
         self._router, self._servers = router, servers
         self.tally: Counter[str] = Counter()
 
-    def round(self, routes: tuple[Route, ...], texts: Sequence[bytes]) -> list[Difference]:
-        """Each head as the first request of a connection of its own."""
-        self._router.routes_by(routes)
+    def round(self, routes: tuple[Route, ...], texts: Sequence[bytes], *, fallback: bool = False) -> list[Difference]:
+        """The differences. `fallback`: whether the router has one for what it does not route."""
+        self._router.routes_by(routes, fallback=fallback)
+        routed, differences = [], []
         with self._router.checked():
-            cases = [self._sent(number, routes, text) for number, text in enumerate(texts)]
-        differences = [Difference(routes, case.text, "rules", how) for case in cases for how in judging.judged_by_rules(case)]
-        routed = [case for case in cases if case.routed]
+            for number, text in enumerate(texts):
+                case = self._sent(number, routes, text)
+                differences += [Difference(routes, text, "rules", how) for how in self._judged_alone(number, case)]
+                routed += [case] if case.routed else []
         differences += self._read_by("h11", SENT_BODY, routed, lambda asked: list(map(readers.read_with_h11, asked)))
         for server in self._servers:
             differences += self._read_by(server.name, server.longest, routed, partial(readers.exchange, server))
         return differences
 
+    def differences(self, routes: tuple[Route, ...], text: bytes, who: str) -> list[Difference]:
+        """In which ways one of them reads a single head otherwise."""
+        return [difference for difference in self.round(routes, [text] * 4) if difference.who == who]
+
     def differs(self, routes: tuple[Route, ...], text: bytes, who: str) -> bool:
         """Whether that head still makes the same one differ."""
-        return any(difference.who == who for difference in self.round(routes, [text]))
+        return bool(self.differences(routes, text, who))
 
     def _sent(self, number: int, routes: tuple[Route, ...], text: bytes) -> Case:
         try:
@@ -72,12 +78,23 @@ class Hunt:
         self._count(case)
         return case
 
+    def _judged_alone(self, number: int, case: Case) -> Iterator[str]:
+        """By the rules, and by what the router makes of the next request on the connection."""
+        yield from judging.judged_by_rules(case)
+        if not case.routed:
+            return
+        length = case.outcome.head_length + case.outcome.body_length
+        outcomes = [self._router.send_next(number, NEXT, length + offset) for offset in (-1, 1, 0)]
+        following = reading.find_cluster(case.routes, "GET", "none.such", b"/")
+        assert following
+        yield from judging.judged_by_next(case, following, *outcomes)
+
     def _count(self, case: Case) -> None:
         valid = reading.is_valid(case.text)
         self.tally["heads"] += 1
         self.tally["valid"] += valid
         self.tally["routed"] += case.routed
-        self.tally["valid and routed"] += valid and case.routed
+        self.tally["valid and refused"] += valid and not case.routed and case.outcome.status not in (404, 503)
         if isinstance(case.rules, Request):
             found = reading.find_cluster(case.routes, case.rules.method, case.rules.host, case.rules.path)
             self.tally["routable"] += found not in (None, "drained")
@@ -88,7 +105,8 @@ class Hunt:
         self, who: str, longest: int, cases: Sequence[Case], ask: Callable[[list[Question]], list[Heard]]
     ) -> Iterator[Difference]:
         cases = [case for case in cases if case.outcome.body_length < longest]
-        questions = [judging.question(case, apart=number % 2 == 1) for number, case in enumerate(cases)]
+        ways = [{"apart": number % 2 == 1, "chunk": number % 4 > 1} for number in range(len(cases))]
+        questions = [judging.question(case, **way) for case, way in zip(cases, ways, strict=True)]
         for case, question, heard in zip(cases, questions, ask(questions), strict=True):
             if heard.answers and heard.answers[0].status < 400:
                 self.tally[f"routed and read by {who}"] += 1

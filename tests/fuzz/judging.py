@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +14,7 @@ from fuzz.reading import Refused, Request
 from fuzz.swift import Outcome
 from packets.oracle import Route
 
+LAST_CHUNK = b"0\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: smuggled.test\r\n\r\n"
 
 
@@ -20,7 +22,7 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: smuggled.test\r\n\r\n"
 class Case:
     """A head on its way through the router: what the rules say of it, and what the router did."""
 
-    routes: Sequence[Route]
+    routes: tuple[Route, ...]
     text: bytes
     rules: Request | Refused
     outcome: Outcome
@@ -47,24 +49,32 @@ def judged_by_rules(case: Case) -> Iterator[str]:
         yield f"took the request for {understood}, by the rules it has {rules.head_length} + {rules.body_length}"
 
 
+def judged_by_next(case: Case, following: str, before: Outcome, behind: Outcome, exactly: Outcome) -> Iterator[str]:
+    """How later requests to `following`'s routes fared, in words: one byte too early, one too late, in their place."""
+    for where, outcome in (("early", before), ("late", behind)):
+        if outcome.kind == "routed":
+            yield f"takes a later request for one that comes a byte too {where}"
+    if (exactly.kind == "routed") != (case.outcome.cluster == following):
+        yield f"is in {case.outcome.cluster}, and a later request to {following} was {exactly.kind}"
+
+
 # ---- against servers ------------------------------------------------------------------------------------
 
 
-def question(case: Case, *, apart: bool) -> Question:
-    """The request as the router understood it, its body full of other requests, and a marker behind it.
+def question(case: Case, *, apart: bool, chunk: bool) -> Question:
+    """The request as the router understood it, its body full of other requests.
 
-    `apart`: the body in a segment of its own. What servers do with it may depend on whether they have seen it when
-    they read the head.
+    `apart`: the body in a segment of its own; what servers do with it may depend on whether they have seen it when
+    they read the head. `chunk`: it begins with a last chunk, for those that take it for chunks.
     """
     end, length = case.outcome.head_length, case.outcome.body_length
     head, body = case.text[:end], case.text[end:]
-    marker = b"/marker-" + secrets.token_hex(8).encode()
     if length > SENT_BODY:
         return Question((head,))
+    body += LAST_CHUNK if chunk else b""
     body = (body + SMUGGLED * (length // len(SMUGGLED) + 1))[:length]
-    last = b"GET " + marker + b" HTTP/1.1\r\nHost: marker.test\r\nConnection: close\r\n\r\n"
-    pieces = (head, body, last) if apart else (head + body + last,)
-    return Question(tuple(filter(None, pieces)), marker)
+    pieces = (head, body) if apart else (head + body,)
+    return Question(tuple(filter(None, pieces)), b"/marker-" + secrets.token_hex(8).encode())
 
 
 def judged_by_server(case: Case, asked: Question, heard: Heard) -> Iterator[str]:
@@ -75,7 +85,7 @@ def judged_by_server(case: Case, asked: Question, heard: Heard) -> Iterator[str]
     """
     first, *rest = heard.answers or (None,)
     if not heard.closed:
-        yield "waits for more: took the marker, or some of it, for something else"
+        yield "waits for more than the request" if first is None else "took the later request for something else"
     if first is None:
         return
     if first.status < 400:
@@ -89,7 +99,7 @@ def _different(case: Case, seen: Seen) -> Iterator[str]:
     rules = case.rules
     if isinstance(rules, Refused):
         return  # said already
-    if seen.method != rules.method or seen.target not in (rules.target, rules.target.removesuffix(b"?")):
+    if seen.method != rules.method or seen.target not in _ways_to_say(rules):
         yield f"saw {seen.method} {seen.target!r}"
     if seen.path is not None and seen.path != unquote_to_bytes(rules.path):
         yield f"took the path for {seen.path!r}"
@@ -101,6 +111,15 @@ def _different(case: Case, seen: Seen) -> Iterator[str]:
     cluster = reading.find_cluster(case.routes, seen.method, host, rules.path)
     if cluster != case.outcome.cluster:
         yield f"is in {case.outcome.cluster}, but what it saw belongs to {cluster}"
+
+
+def _ways_to_say(rules: Request) -> set[bytes]:
+    """How servers report a target: as it came, without the scheme's own port, or its path and query alone; some leave
+    out an empty query.
+    """
+    authority = rules.target.removesuffix(rules.origin)
+    bare = re.sub(rb":(80)?$", b"", authority)
+    return {rules.target, bare + rules.origin, rules.origin, rules.origin.removesuffix(b"?")}
 
 
 def _name(host: bytes) -> str:

@@ -23,7 +23,7 @@ import h11
 
 from lab.process import Process
 
-PATIENCE = 2.0  # seconds for an answer; all but a server that still waits for the end of a body answers in milliseconds
+PATIENCE = 5.0  # seconds for an answer; all but a server that waits for more answers in milliseconds
 SIOCOUTQ = 0x5411  # bytes that the other end has not read yet (unix(7))
 BUFFER = 65536  # HAProxy's: a request that is longer with its body it does not wait for
 SENT_BODY = 100_000  # bytes of a body that are sent; a socket's buffer holds them, and none is that long otherwise
@@ -93,13 +93,18 @@ class Heard:
 
 @dataclass(frozen=True)
 class Question:
-    """A request, in pieces, and behind it another one, by whose target (`marker`) it is to be known.
+    """A request, in pieces, and a later one, by whose target (`marker`) it is to be known.
 
     Without a marker it is a head alone, with more body than anybody would send: only what is said of it counts.
     """
 
     pieces: tuple[bytes, ...]
     marker: bytes = b""
+
+    @property
+    def later(self) -> bytes:
+        """The later request, the connection's last one."""
+        return b"GET " + self.marker + b" HTTP/1.1\r\nHost: marker.test\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -167,49 +172,89 @@ def _uvicorn(folder: Path) -> list[str]:
 
 
 def exchange(reader: Reader, questions: Sequence[Question]) -> list[Heard]:
-    """Sends each on a connection of its own, all at a time; what came back of each."""
-    connections = [_connected(reader) for _ in questions]
+    """Asks each on a connection of its own, all at a time; what came back of each.
+
+    The later request follows once there is an answer to the first, as the router wants it of clients.
+    """
+    conversations = [_Conversation(reader, question) for question in questions]
     try:
         for number in range(max((len(question.pieces) for question in questions), default=0)):
-            for connection, question in zip(connections, questions, strict=True):
-                if number < len(question.pieces):
-                    _send(connection, question.pieces[number])
-        return [_hear(*both) for both in zip(connections, questions, strict=True)]
+            for conversation in conversations:
+                conversation.send_piece(number)
+        for conversation in conversations:
+            conversation.hear_first()
+            conversation.send_later()
+        for conversation in conversations:
+            conversation.hear_rest()
+        return [conversation.heard for conversation in conversations]
     finally:
-        for connection in connections:
-            connection.close()
+        for conversation in conversations:
+            conversation.close()
 
 
-def _connected(reader: Reader) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(PATIENCE)
-    connection.connect(reader.socket)
-    return connection
+class _Conversation:
+    """A connection to a server, and what was heard on it so far."""
+
+    def __init__(self, reader: Reader, question: Question) -> None:
+        self._question = question
+        self._text, self._closed, self._waits = b"", False, False
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(PATIENCE)
+        self._socket.connect(reader.socket)
+
+    @property
+    def heard(self) -> Heard:
+        return Heard(_answers(self._text), self._closed)
+
+    def send_piece(self, number: int) -> None:
+        """Once the server has taken what came before: so that it reads this by itself, as a segment of its own."""
+        if number >= len(self._question.pieces):
+            return
+        unread = bytearray(4)
+        while fcntl.ioctl(self._socket, SIOCOUTQ, unread) == 0 and any(unread):
+            os.sched_yield()
+        self._send(self._question.pieces[number])
+
+    def hear_first(self) -> None:
+        while not self._over and not _FINAL.search(self._text):
+            self._receive()
+
+    def send_later(self) -> None:
+        if self._over:
+            return
+        if self._question.marker:
+            self._send(self._question.later)
+        else:
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def hear_rest(self) -> None:
+        while not self._over:
+            self._receive()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, piece: bytes) -> None:
+        with suppress(OSError):  # the server has answered and closed already
+            self._socket.sendall(piece)
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._waits
+
+    def _receive(self) -> None:
+        try:
+            more = self._socket.recv(BUFFER)
+        except TimeoutError:
+            self._waits = True
+            return
+        except ConnectionResetError:  # closed before it had read everything: said after all that it answered
+            more = b""
+        self._text += more
+        self._closed = not more
 
 
-def _send(connection: socket.socket, piece: bytes) -> None:
-    """Once the server has taken what came before: so that it reads this by itself, as a segment of its own."""
-    unread = bytearray(4)
-    while fcntl.ioctl(connection, SIOCOUTQ, unread) == 0 and any(unread):
-        os.sched_yield()
-    with suppress(OSError):  # it has answered and closed already
-        connection.sendall(piece)
-
-
-def _hear(connection: socket.socket, question: Question) -> Heard:
-    text = b""
-    if not question.marker:
-        connection.shutdown(socket.SHUT_WR)
-    try:
-        while more := connection.recv(BUFFER):
-            text += more
-    except TimeoutError:
-        return Heard(_answers(text), closed=False)
-    except ConnectionResetError:
-        pass  # closed before it had read everything: said after all that it answered
-    return Heard(_answers(text), closed=True)
-
-
+_FINAL = re.compile(rb"HTTP/1\.[01] [2-5][0-9][0-9].*?\r\n\r\n", re.DOTALL)
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})")
 
 
@@ -248,6 +293,7 @@ def read_with_h11(question: Question) -> Heard:
     connection, seen = h11.Connection(h11.SERVER), []
     for piece in question.pieces:
         connection.receive_data(piece)
+    later = [question.later]
     try:
         while request := _next_request(connection):
             seen.append(request)
@@ -258,6 +304,8 @@ def read_with_h11(question: Question) -> Heard:
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                 return Heard(tuple(seen), closed=connection.our_state is h11.MUST_CLOSE)
             connection.start_next_cycle()
+            if later:
+                connection.receive_data(later.pop())
     except h11.RemoteProtocolError as error:
         return Heard((*seen, Seen(error.error_status_hint)), closed=True)
     return Heard(tuple(seen), closed=False)

@@ -23,10 +23,14 @@ MAX_DIGITS = 64
 
 @dataclass(frozen=True)
 class Request:
-    """A head that may be routed. `host` is the name that routes know: lower case, no port, no final dot."""
+    """A head that may be routed. `host` is the name that routes know: lower case, no port, no final dot.
+
+    `target` is all of it, `origin` its path and query, `path` the path alone.
+    """
 
     method: str
     target: bytes
+    origin: bytes
     path: bytes
     host: str
     head_length: int
@@ -45,9 +49,9 @@ class Refused(Exception):
 # ---- docs/http.md ---------------------------------------------------------------------------------------
 
 _REQUEST_LINE = re.compile(
-    rb"(GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH) "
-    rb"((/[!\"$->@-[\]-~]*)(\?[!\"$-~]*)?) "  # in the path neither '#', '?' nor '\'; in the query no '#'
-    rb"HTTP/1\.([01])"
+    rb"(?:(GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|PATCH) "
+    rb"(?:http://([^/]+))?((/[!\"$->@-[\]-~]*)(?:\?[!\"$-~]*)?)"  # in the path neither '#', '?' nor '\'; in the query no '#'
+    rb"|(OPTIONS) (\*)) HTTP/1\.([01])"
 )
 _FIELD = re.compile(rb"([!-9;-~]+):([\t -~\x80-\xff]*)")
 _HOST = re.compile(rb"(?:([A-Za-z0-9._-]*[A-Za-z0-9_-])\.?(?::[0-9]{0,5})?)?")
@@ -64,16 +68,23 @@ def read_head(text: bytes) -> Request:
     line = _REQUEST_LINE.fullmatch(first)
     if not line:
         raise Refused("request line")
-    method, target, path, _, minor = line.groups()
+    method, authority, origin, path = line[1] or line[5], line[2], line[3] or line[6], line[4] or line[6]
     _check_path(path)
     if len(lines) > MAX_LINES:
         raise Refused("too many lines")
     fields = [_read_field(line) for line in lines]
+    hosts = [value for name, value in fields if name == b"host"]
+    host = _read_host(hosts, needed=line[7] == b"1")
+    if authority is not None and [authority.lower()] != [host.lower() for host in hosts]:
+        raise Refused("another host in the target")
+    if any(name == b"upgrade" for name, _ in fields):
+        raise Refused("upgrade")
     request = Request(
         method.decode(),
-        target,
+        first.split(b" ")[1],
+        origin,
         path,
-        _read_host([value for name, value in fields if name == b"host"], minor == b"1"),
+        host,
         len(head) + len(empty_line),
         _read_length(fields),
     )
@@ -154,6 +165,8 @@ def _routes_of_host(routes: Sequence[Route], host: str) -> list[Route]:
 
 
 def _matches(route: Route, path: bytes) -> bool:
+    if path == b"*":
+        return route.prefix == "/"
     if route.prefix is None:
         return path == route.path
     return path.startswith(route.path + b"/") or path == route.path

@@ -29,7 +29,8 @@ _CLUSTER_NAMES = {index: name for name, index in INDEX.items()}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the router did with a head. `kind`: "routed", "answered" (with a status), "reset", "dropped", "passed".
+    """What the router did with a head. `kind`: "routed", "answered" (with a status), "reset", "dropped", "passed" up, to
+    the fallback if there is one.
 
     Of a routed one: its cluster, and the length of its head and its body, as the flow entry has them.
     """
@@ -70,10 +71,10 @@ class SwiftRouter(Router):
         layout: Any = self.object.btf.struct("flow_set")
         self._layout = {name: (member.offset, member.layout) for name, member in layout.members.items()}
 
-    def routes_by(self, routes: tuple[oracle.Route, ...]) -> None:
+    def routes_by(self, routes: tuple[oracle.Route, ...], *, fallback: bool) -> None:
         """Other routes, and no connections."""
         self._flows.clear()
-        self.route(*routes)
+        self.route(*routes, fallback=fallback)
 
     # ---- heads -----------------------------------------------------------------------------------------
 
