@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
+from packets.bench import Agent, throwaway_namespace
+from packets.frames import LOCAL, LOCAL_PORT, SECOND_LOCAL_PORT, SECOND_VIP, SECOND_VIP_PORT, VIP, VIP_PORT
 
 from fuzz.hunting import Hunt
 from fuzz.readers import Reader, all_readers
@@ -27,3 +29,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Reader, 
 @pytest.fixture
 def hunt(swift_router: SwiftRouter, servers: tuple[Reader, ...]) -> Hunt:
     return Hunt(swift_router, servers)
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    """In a namespace without sockets."""
+    with throwaway_namespace():
+        services = {(VIP, VIP_PORT): (LOCAL, LOCAL_PORT), (SECOND_VIP, SECOND_VIP_PORT): (LOCAL, SECOND_LOCAL_PORT)}
+        loaded = Agent("198.19.0.0", "255.255.255.0", services)
+        with loaded.object:
+            yield loaded

@@ -1,8 +1,8 @@
 """Rounds of heads through everybody, and making small what they differ in.
 
-    hunt = Hunt(router, servers)
-    hunt.round(routes, texts)     up to swift.ROUND heads, each on a connection of its own; returns the differences
-    hunt.tally                    what became of all heads so far
+hunt = Hunt(router, servers)
+hunt.round(routes, texts)     up to swift.ROUND heads, each on a connection of its own; returns the differences
+hunt.tally                    what became of all heads so far
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from packets.frames import request
+from packets.oracle import Route
+
 from fuzz import judging, readers, reading
 from fuzz.judging import Case
 from fuzz.readers import SENT_BODY, Heard, Question, Reader
 from fuzz.reading import Refused, Request
 from fuzz.swift import SwiftRouter
-from packets.frames import request
-from packets.oracle import Route
 
 REGRESSIONS = Path(__file__).parent / "regressions"
 NEXT = request("/", host="none.such")  # a later request, of which is known where it belongs

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from packets.oracle import Route
+
 from fuzz import reading
 from fuzz.readers import SENT_BODY, Heard, Question, Seen
 from fuzz.reading import Refused, Request
 from fuzz.swift import Outcome
-from packets.oracle import Route
 
 LAST_CHUNK = b"0\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: smuggled.test\r\n\r\n"

@@ -11,7 +11,6 @@ import fcntl
 import os
 import re
 import socket
-import struct
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -67,8 +66,9 @@ defaults
     option http-buffer-request
 frontend reader
     bind unix@$socket backlog 1024
-    http-request return status 200 hdr X-Method %[method] hdr X-Target %[url] hdr X-Host %[req.hdr(host)] hdr X-Length %[req.body_len]
+    http-request return status 200 $fields
 """)
+_HAPROXY_FIELDS = "hdr X-Method %[method] hdr X-Target %[url] hdr X-Host %[req.hdr(host)] hdr X-Length %[req.body_len]"
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _nginx(folder: Path) -> list[str]:
 
 def _haproxy(folder: Path) -> list[str]:
     file = folder / "haproxy.cfg"
-    file.write_text(_HAPROXY.substitute(buffer=BUFFER, socket=folder / "haproxy.sock"))
+    file.write_text(_HAPROXY.substitute(buffer=BUFFER, fields=_HAPROXY_FIELDS, socket=folder / "haproxy.sock"))
     return ["haproxy", "-db", "-f", str(file)]
 
 

@@ -48,14 +48,17 @@ class Refused(Exception):
 
 # ---- docs/http.md ---------------------------------------------------------------------------------------
 
+# In the path there is neither '#', '?' nor '\', in the query no '#'.
 _REQUEST_LINE = re.compile(
     rb"(?:(GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|PATCH) "
-    rb"(?:http://([^/]+))?((/[!\"$->@-[\]-~]*)(?:\?[!\"$-~]*)?)"  # in the path neither '#', '?' nor '\'; in the query no '#'
+    rb"(?:http://([^/]+))?((/[!\"$->@-[\]-~]*)(?:\?[!\"$-~]*)?)"
     rb"|(OPTIONS) (\*)) HTTP/1\.([01])"
 )
 _FIELD = re.compile(rb"([!-9;-~]+):([\t -~\x80-\xff]*)")
 _HOST = re.compile(rb"(?:([A-Za-z0-9._-]*[A-Za-z0-9_-])\.?(?::[0-9]{0,5})?)?")
-_REFUSED_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})|%(?:[01].|7[Ff]|2[FfDdEe]|5[CcFf]|7[Ee]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])")
+_REFUSED_ESCAPE = re.compile(
+    rb"%(?![0-9A-Fa-f]{2})|%(?:[01].|7[Ff]|2[FfDdEe]|5[CcFf]|7[Ee]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"
+)
 _DECIMAL = re.compile(rb"[0-9]+")
 
 
@@ -152,7 +155,9 @@ def find_cluster(routes: Sequence[Route], method: str, host: str, path: bytes) -
     """The cluster whose route a request takes; None if there is none."""
     selected = _routes_of_host(routes, host)
     matching = [route for route in selected if route.method in (None, method) and _matches(route, path)]
-    best = max(matching, key=lambda route: (route.prefix is None, len(route.path), route.method is not None), default=None)
+    best = max(
+        matching, key=lambda route: (route.prefix is None, len(route.path), route.method is not None), default=None
+    )
     return best.cluster if best else None
 
 

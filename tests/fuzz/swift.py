@@ -17,20 +17,24 @@ from typing import Any
 from packets import oracle
 from packets.bench import BACKENDS, CLUSTERS, FLOW_SETS, INDEX, XDP_DROP, XDP_PASS, XDP_TX, Router
 from packets.frames import ETHERNET_HEADER, Connection
-from rauta.bpf import _lib
+
+from rauta.bpf import Program, _lib
 
 ROUND = 256  # heads, each on a connection of its own
 CAPACITY = 4096
 OUTER = 20
 IPIP = 4
-_CLUSTER_OF = {oracle.be32(BACKENDS[name].address): cluster for cluster, weights in CLUSTERS.items() for name in weights}
+_CLUSTER_OF = {
+    oracle.be32(BACKENDS[name].address): cluster for cluster, weights in CLUSTERS.items() for name in weights
+}
 _CLUSTER_NAMES = {index: name for name, index in INDEX.items()}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the router did with a head. `kind`: "routed", "answered" (with a status), "reset", "dropped", "passed" up, to
-    the fallback if there is one.
+    """What the router did with a head. `kind`: "routed", "answered" (with a status), "reset", "dropped", "passed".
+
+    Passed up is what a fallback gets.
 
     Of a routed one: its cluster, and the length of its head and its body, as the flow entry has them.
     """
@@ -53,6 +57,29 @@ class _Line:
     tag: int
 
 
+class SwiftProgram:
+    """A loaded program that is run on many frames."""
+
+    def __init__(self, program: Program) -> None:
+        """Prepares the buffers."""
+        self._run = _lib.libbpf().bpf_prog_test_run_opts
+        self._fd = program.fd
+        self._in, self._out = ctypes.create_string_buffer(CAPACITY), ctypes.create_string_buffer(CAPACITY)
+        self._options = _lib.TestRunOpts(repeat=1)
+        self._options.data_in, self._options.data_out = ctypes.addressof(self._in), ctypes.addressof(self._out)
+        self._contexts: dict[bytes, ctypes.Array[ctypes.c_char]] = {}
+
+    def run(self, frame: bytes, ctx: bytes = b"") -> tuple[int, bytes]:
+        """The return code, and what became of the frame. Contexts are kept, so let there be few of them."""
+        assert len(frame) <= CAPACITY
+        ctypes.memmove(self._in, frame, len(frame))
+        self._options.data_size_in, self._options.data_size_out = len(frame), CAPACITY
+        kept = self._contexts.setdefault(ctx, ctypes.create_string_buffer(ctx, len(ctx)))
+        self._options.ctx_in, self._options.ctx_size_in = ctypes.addressof(kept) if ctx else 0, len(ctx)
+        _lib.check(self._run(self._fd, byref(self._options)), f"running a program on {len(frame)} bytes")
+        return self._options.retval, self._out[: self._options.data_size_out]
+
+
 class SwiftRouter(Router):
     """The router, with `ROUND` connections to send heads on."""
 
@@ -60,12 +87,9 @@ class SwiftRouter(Router):
         """Loads the program, and prepares the connections."""
         super().__init__()
         self._library = _lib.libbpf()
-        self._program = self.object.programs["rauta_ingress"].fd
+        self.program = SwiftProgram(self.object.programs["rauta_ingress"])
         self._flows = self.object.maps["flows"]
         self._set = ctypes.create_string_buffer(self._flows.value_size)
-        self._in, self._out = ctypes.create_string_buffer(CAPACITY), ctypes.create_string_buffer(CAPACITY)
-        self._options = _lib.TestRunOpts(repeat=1)
-        self._options.data_in, self._options.data_out = ctypes.addressof(self._in), ctypes.addressof(self._out)
         self._seen: Counter[str] = Counter()
         self._lines = [_prepared(Connection(port=20000 + number)) for number in range(ROUND)]
         layout: Any = self.object.btf.struct("flow_set")
@@ -82,7 +106,7 @@ class SwiftRouter(Router):
         """A head as the first request of connection `number`, which must be new."""
         line = self._lines[number]
         frame = _frame(line.headers, head)
-        code, output = self._run_once(frame)
+        code, output = self.program.run(frame)
         outcome = self._outcome(frame, code, output)
         if outcome.kind != "routed":
             return outcome
@@ -98,7 +122,7 @@ class SwiftRouter(Router):
         headers = bytearray(line.later)
         headers[38:42] = (line.connection.start + at & 0xFFFFFFFF).to_bytes(4, "big")
         frame = _frame(bytes(headers), head)
-        return self._outcome(frame, *self._run_once(frame))
+        return self._outcome(frame, *self.program.run(frame))
 
     @contextmanager
     def checked(self) -> Iterator[None]:
@@ -110,13 +134,6 @@ class SwiftRouter(Router):
         for verdict, count in self.grown(before).items():
             grown[_kind_of(verdict)] += count
         assert grown == self._seen
-
-    def _run_once(self, frame: bytes) -> tuple[int, bytes]:
-        assert len(frame) <= CAPACITY
-        ctypes.memmove(self._in, frame, len(frame))
-        self._options.data_size_in, self._options.data_size_out = len(frame), CAPACITY
-        _lib.check(self._library.bpf_prog_test_run_opts(self._program, byref(self._options)), "running the router")
-        return self._options.retval, self._out[: self._options.data_size_out]
 
     def _outcome(self, frame: bytes, code: int, output: bytes) -> Outcome:
         outcome = _outcome_of(frame, code, output)
