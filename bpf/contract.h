@@ -223,7 +223,7 @@ struct flow {			/* only ever inserted after a valid cookie */
  * tag = (flow_hash >> 24 & 0xffffffff) | 1. Why not the kernel's LRU hash: see flow.h.
  */
 struct flow_set {
-	struct bpf_spin_lock lock; /* held to write, never to read */
+	__u32 lock;		/* not 0: somebody writes; readers do not look at it */
 	__u8 hand;		/* where the search for a victim goes on */
 	__u8 used;		/* bit w: way w was used since the hand passed it */
 	__u16 reserved;
@@ -298,11 +298,12 @@ enum verdict {
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
 	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
-	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
+	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
+					 * flow table stayed locked by another CPU */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
 	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them */
 	DROP_PIPELINED,			/* a request before the first byte of the answer to the one before it is acknowledged */
-	DROP_REPLAYED = 29,		/* the first request of a connection before the one that the entry is about */
+	DROP_REPLAYED,			/* the first request of a connection before the one that the entry is about */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */

@@ -304,7 +304,7 @@ __noinline __u32 read_request(__u32 length)
 {
 	struct scratch *scratch = get_scratch();
 	struct line_reader *lines;
-	__u32 refused, at;
+	__u32 refused, at = 0;
 
 	if (!scratch)
 		return DROP_NO_ROOM;
@@ -320,6 +320,6 @@ __noinline __u32 read_request(__u32 length)
 	if (lines->verdict)
 		return lines->verdict;
 	scratch->request.head_length = lines->at;
-	scratch->request.digest = head_digest(lines->at);
+	scratch->request.digest = head_digest(scratch, lines->at);
 	return check_fields(&scratch->request);
 }
