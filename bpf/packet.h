@@ -102,7 +102,6 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	key.address = ip->daddr;
 	key.port = ports[1];
 	segment->frame = end - data;
-	segment->leaves = 0;
 	segment->vip = bpf_map_lookup_elem(&vips, &key);
 	if (!segment->vip || !key.port)
 		return PASS_NOT_VIP;

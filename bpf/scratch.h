@@ -21,6 +21,9 @@ struct request {
 	__u16 path_length;
 	__u16 host;
 	__u16 host_length;
+	__u16 host_text; /* bytes of the Host's whole value, with dot and port */
+	__u16 authority; /* offset of the target's, if it is in absolute form */
+	__u16 authority_length;
 	__u16 head_length; /* including the empty line */
 	__u8 method;	   /* enum method */
 	__u8 version_1_0;
@@ -28,6 +31,7 @@ struct request {
 	__u8 hosts;	/* how many Host lines, saturating at 2 */
 	__u8 lengths;	/* how many Content-Length lines, saturating at 2 */
 	__u8 encoded;	/* there is a Transfer-Encoding */
+	__u8 upgrade;	/* there is an Upgrade */
 	__u8 oversized; /* Content-Length is beyond what can be followed */
 };
 
