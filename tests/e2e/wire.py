@@ -25,6 +25,8 @@ SO_RCVBUFFORCE = 33
 """include/uapi/asm-generic/socket.h; Python has no name for it"""
 CAPTURE_BYTES = 32 << 20
 LARGEST_PACKET = 1 << 16
+FRAGMENT = 0x3FFF
+"""more fragments, or an offset"""
 
 Endpoint = tuple[IPv4Address, int]
 
@@ -88,7 +90,9 @@ def capture(host: Host) -> Iterator[Capture]:
 
 
 def _is_tcp(frame: bytes) -> bool:
-    return frame[12:14] == ETH_P_IP and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
+    """A whole segment: of fragments, hardly one has all of the TCP header."""
+    whole = not int.from_bytes(frame[20:22], "big") & FRAGMENT
+    return frame[12:14] == ETH_P_IP and whole and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
 
 
 def _segment(frame: bytes, *, outgoing: bool) -> Packet:
