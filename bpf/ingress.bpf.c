@@ -12,6 +12,7 @@
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
+#include "icmp.h"
 #include "packet.h"
 #include "reply.h"
 #include "route.h"
@@ -348,7 +349,7 @@ static __always_inline enum verdict handle(struct xdp_md *ctx, struct segment *s
 	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
-		return verdict;
+		return verdict == PASS_NOT_TCP ? on_other_protocol(ctx, segment) : verdict;
 	segment->hash = flow_hash(&segment->tuple);
 	find_flow(&entry, segment);
 	if (!entry.set)
@@ -372,9 +373,7 @@ int rauta_ingress(struct xdp_md *ctx)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
 		return XDP_DROP;
-	if (verdict < VERDICT_ENCAPSULATED || !segment.leaves)
-		return XDP_TX;
-	return bpf_redirect(segment.leaves, 0);
+	return segment.leaves ? bpf_redirect(segment.leaves, 0) : XDP_TX;
 }
 
 /* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for

@@ -246,6 +246,10 @@ class Router(Bench):
         """Back to the client, as an HTTP answer that also closes."""
         self.sends(segment, verdict, frames.answer_to(segment, status))
 
+    def finds_too_big(self, segment: Segment) -> None:
+        """Back to the client, as an ICMP error: it has no room for the outer header."""
+        self.sends(segment, "TX_TOO_BIG", frames.too_big(segment))
+
     def opens(self, segment: Segment, cluster: str) -> None:
         """The first request of its connection, to the backend of the cluster that Maglev names."""
         backend, cookie = self.backend_of(cluster, segment.connection), segment.ack - 1 & 0xFFFFFFFF
