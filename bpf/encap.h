@@ -43,6 +43,10 @@ static __always_inline void write_ethernet(struct xdp_md *ctx, struct ethhdr *et
 					   const struct ethhdr *inner, struct segment *segment,
 					   const struct backend *backend)
 {
+	if (backend->interface == BACKEND_LOCAL) {
+		*eth = *inner;
+		return;
+	}
 	if (backend->interface && backend->interface != ctx->ingress_ifindex) {
 		segment->leaves = backend->interface;
 		__builtin_memcpy(eth->h_source, backend->source, ETH_ALEN);
@@ -64,7 +68,7 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 
 	if (!backend || !backend->address)
 		return DROP_NO_BACKEND;
-	if (segment->ip_length + IP_LENGTH > PATH_MTU)
+	if (segment->ip_length + IP_LENGTH > PATH_MTU && backend->interface != BACKEND_LOCAL)
 		return answer_too_big(ctx, segment);
 	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
 		return DROP_NO_ROOM;

@@ -55,7 +55,8 @@ static __always_inline enum verdict on_error_to_vip(struct xdp_md *ctx, struct s
 	segment->tuple.server_port = excerpt->source;
 	if (!find_backends_flow(segment, &entry))
 		return DROP_ICMP;
-	return encapsulate(ctx, segment, entry.flow.backend, outer_id(entry.flow.cookie), FORWARDED_ICMP);
+	return encapsulate(ctx, segment, entry.flow.backend, outer_id(entry.flow.cookie),
+			   entry.flow.state == FLOW_FALLBACK ? FALLBACK_FORWARDED : FORWARDED_ICMP);
 }
 
 /* The kernel knows the way to the client, if it forwards. If not: whoever sent the error here is a router,

@@ -86,7 +86,6 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	struct vip_key key = {};
 	__be16 *ports;
 
-	segment->leaves = 0;
 	if ((void *)(eth + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASS_NOT_IPV4;
 	if ((void *)(ip + 1) > end)

@@ -20,6 +20,7 @@ MAGLEV_PACKED = 16385  # map entries of SLOTS_PER_ENTRY slots each
 SLOTS_PER_ENTRY = 4
 DIGEST_KEYS = 514  # of the digests of request heads
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
+BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host
 
 
 class Method(IntEnum):
@@ -56,3 +57,4 @@ class NoRouteAnswer(IntEnum):
 
     NOT_FOUND = 0
     RESET = 1
+    FALLBACK = 2

@@ -36,10 +36,11 @@ MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-NO_ROUTE_404, NO_ROUTE_RESET = 0, 1
+NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
+BACKEND_LOCAL = 0xFFFFFFFF
 PATH_EXACT, PATH_PREFIX = 0, 1
 HOST_EXACT, HOST_WILDCARD = 0, 1
-FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED = 1, 2, 3
+FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_FALLBACK = 1, 2, 3, 5
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
 
@@ -347,12 +348,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Vip:
-    """An address and port with its routes."""
+    """An address and port with its routes; `fallback` is the index of that backend, if there is one."""
 
     address: str
     port: int
     routes: Sequence[Route]
     no_route: int = NO_ROUTE_404
+    fallback: int | None = None
 
 
 def vip_key(address: str, port: int) -> dict[str, int]:
@@ -367,6 +369,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
     for number, vip in enumerate(vips, start=1):
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
+        value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
         for host in dict.fromkeys(route.host for route in vip.routes):
             host_id += 1
             routes = [route for route in vip.routes if route.host == host]

@@ -1,4 +1,4 @@
-"""ICMP errors at the agent: "fragmentation needed" about what a server sent reaches its kernel, translated; others do not."""
+"""ICMP errors at the agent: "fragmentation needed" about what a server sent reaches its kernel, others do not."""
 
 from dataclasses import replace
 from typing import Any

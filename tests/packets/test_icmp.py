@@ -1,4 +1,4 @@
-"""ICMP errors at the router: "fragmentation needed" reaches whoever has to send less, and nothing else gets anywhere."""
+"""ICMP errors at the router: "fragmentation needed" reaches whoever has to send less, others get nowhere."""
 
 import socket
 import subprocess
@@ -12,7 +12,7 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Ether
 
 from packets import oracle
-from packets.bench import BACKENDS, XDP_REDIRECT, XDP_TX, Router, entry, throwaway_namespace
+from packets.bench import BACKENDS, FALLBACK, XDP_PASS, XDP_REDIRECT, XDP_TX, Router, entry, throwaway_namespace
 from packets.frames import (
     CLIENT,
     CLIENT_MAC,
@@ -183,6 +183,15 @@ def test_what_the_router_answered_itself_has_no_backend(router: Router) -> None:
     router.drops(to_router(to_vip(answer()[:40])), "DROP_ICMP")
 
 
+def test_of_the_fallbacks_packets_its_own_host_hears(router: Router) -> None:
+    router.put_flow(ALICE, **known(router) | {"backend": FALLBACK.index, "state": oracle.FLOW_FALLBACK})
+    error = to_vip(answer()[:40])
+    code, output = router.run("rauta_ingress", to_router(error), "FALLBACK_FORWARDED")
+    source = oracle.outer_source(ALICE.tuple, *router.outer)
+    expected = to_router(outer_packet(error, FALLBACK, source, ALICE.cookie))
+    assert (code, output.hex(" ")) == (XDP_PASS, expected.hex(" "))
+
+
 def test_a_backend_that_is_gone_hears_nothing(router: Router) -> None:
     known(router)
     router.retire("web-1")
@@ -281,6 +290,14 @@ def test_padding_does_not_go_to_the_client(router: Router, padding: int) -> None
     known(router)
     error = to_outer(router, outer_of(router)[:48])
     tells_client(router, error, told(UPLOAD.packet[:28], 1380), b"\xee" * padding)
+
+
+@pytest.mark.parametrize("tags", [b"\x81\x00\x00\x07", b"\x88\xa8\x0f\xfe\x81\x00\x00\x07"], ids=["one", "two"])
+def test_vlan_tags_stay(router: Router, tags: bytes) -> None:
+    known(router)
+    error = to_router(to_outer(router, outer_of(router)[:60]))
+    expected = ethernet(ROUTER_MAC, CLIENT_MAC, told(UPLOAD.packet[:40], 1380))
+    router.sends(error[:12] + tags + error[12:], "TX_TOO_BIG", expected[:12] + tags + expected[12:])
 
 
 def test_other_bytes_of_the_error_are_not_repeated(router: Router) -> None:
