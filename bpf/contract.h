@@ -331,14 +331,14 @@ enum verdict {
 	TX_RESET_NO_ROUTE,
 	TX_BAD_REQUEST,			/* 400: malformed or ambiguous, see http.h */
 	TX_LENGTH_REQUIRED,		/* 411: Transfer-Encoding, the end of the body could not be followed */
-	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 126 lines */
+	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 127 fields */
 	TX_URI_TOO_LONG,		/* 414: path over MAX_PATH */
 	TX_BODY_TOO_LARGE,		/* 413: head and body over 2^31 - 1, more than sequence numbers compare */
 	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
-	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade) */
+	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade, CONNECT) */
 	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
 					 * client is behind another interface) */
 
@@ -385,7 +385,7 @@ enum verdict {
 	FALLBACK_NOT_HTTP = VERDICT_FALLBACK, /* does not start with an HTTP/1 method */
 	FALLBACK_TLS,			/* a TLS handshake */
 	FALLBACK_HTTP2,			/* the HTTP/2 connection preface */
-	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 126 lines */
+	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 127 fields */
 	FALLBACK_PATH,			/* path over MAX_PATH */
 	FALLBACK_AMBIGUOUS,		/* malformed or ambiguous, see http.h */
 	FALLBACK_ENCODED,		/* Transfer-Encoding, the end of the body could not be followed */

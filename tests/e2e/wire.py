@@ -25,6 +25,8 @@ SO_RCVBUFFORCE = 33
 """include/uapi/asm-generic/socket.h; Python has no name for it"""
 CAPTURE_BYTES = 32 << 20
 LARGEST_PACKET = 1 << 16
+FRAGMENT = 0x3FFF
+"""more fragments, or an offset"""
 
 Endpoint = tuple[IPv4Address, int]
 
@@ -76,7 +78,7 @@ class Capture:
                 continue
             length = int.from_bytes(frame[16:18], "big")
             self._ipv4.append(frame[ETHERNET_HEADER : ETHERNET_HEADER + length])
-            if frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP:
+            if _is_tcp(frame):
                 self._packets.append(_segment(frame, outgoing=kind == PACKET_OUTGOING))
 
     def sent(self) -> list[Packet]:
@@ -99,6 +101,12 @@ def capture(host: Host) -> Iterator[Capture]:
         with host.entered():
             sock.bind((host.interface, ETH_P_ALL))
         yield Capture(sock)
+
+
+def _is_tcp(frame: bytes) -> bool:
+    """Whether an IPv4 frame has a whole segment: of fragments, hardly one has all of the TCP header."""
+    whole = not int.from_bytes(frame[20:22], "big") & FRAGMENT
+    return whole and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
 
 
 def _segment(frame: bytes, *, outgoing: bool) -> Packet:
