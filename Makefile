@@ -42,6 +42,14 @@ test: | root setup ## Run all tests: units, packets, real traffic, the smoke pro
 test-long: | root setup ## Run the long form of those tests that have one.
 	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py tests/packets/test_guesses.py $(PYTEST_ARGS)
 
+.PHONY: fuzz
+fuzz: | root setup ## Read a million request heads, and as many frames, as servers do; the seed is printed.
+	@RAUTA_LONG=1 $(python) -m pytest tests/fuzz $(PYTEST_ARGS)
+
+.PHONY: mutants
+mutants: | root setup ## See that the packet tests notice each of the mistakes in tests/mutants; takes half an hour.
+	@PYTHONPATH=tests $(python) -m mutants --write
+
 # A target that is missed is a result, too: the table shows it.
 .PHONY: comparison
 comparison: | root setup ## Measure RAUTA against the others, and write the README's table.

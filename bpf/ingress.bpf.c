@@ -13,6 +13,7 @@
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
+#include "icmp.h"
 #include "packet.h"
 #include "reply.h"
 #include "route.h"
@@ -49,8 +50,7 @@ static __always_inline enum verdict answer_request(struct xdp_md *ctx, const str
 	flow->backend = NO_BACKEND;
 	flow->request_ack = segment->ack;
 	set_answered(flow, segment, ack, verdict);
-	put_flow(entry->set, segment, flow);
-	return verdict;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : verdict;
 }
 
 static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct segment *segment,
@@ -85,8 +85,7 @@ static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct seg
 	flow->request_ack = segment->ack;
 	if (encapsulate(ctx, segment, index, outer_id(flow->cookie) | OUTER_ID_OPENS, reason) != reason)
 		return DROP_NO_BACKEND;
-	put_flow(entry->set, segment, flow);
-	return reason;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
 }
 
 /* A first request that is not routed: to the fallback if there is one, else an HTTP answer, or a reset, as
@@ -119,14 +118,14 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 {
 	__u32 refused, found;
 
-	if (load_head(ctx, scratch, segment->payload, segment->length))
+	if (load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
 	refused = read_request(segment->length);
 	if (refused)
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	found = find_cluster(segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
+	found = find_cluster(scratch, segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
 	if (found == NO_CLUSTER)
 		return without_route(segment->vip);
 	*cluster = found - 1;
@@ -157,8 +156,8 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
 	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
-	if (verdict == ROUTED_FIRST)
-		put_flow(entry->set, segment, flow);
+	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -187,8 +186,8 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct seg
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
 	verdict = encapsulate(ctx, segment, entry->flow.backend, outer_id(entry->flow.cookie), ROUTED_NEXT);
-	if (verdict == ROUTED_NEXT)
-		note_request(entry, segment, &scratch->request);
+	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -238,8 +237,8 @@ static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct seg
 {
 	enum verdict verdict = forward(ctx, segment, &entry->flow, FORWARDED_CLOSE);
 
-	if (verdict == FORWARDED_CLOSE)
-		note_closing(entry, segment);
+	if (verdict == FORWARDED_CLOSE && note_closing(entry, segment))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -323,8 +322,7 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 	reply.ack = ack;
 	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
 		return DROP_NO_ROOM;
-	CHANGE_FLOW(entry, flow->next_request_seq = ack);
-	return TX_DISCARDED;
+	return CHANGE_FLOW(entry, flow->next_request_seq = ack) ? DROP_NO_ROOM : TX_DISCARDED;
 }
 
 /*
@@ -336,7 +334,7 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 					   const struct flow *flow)
 {
 	__u32 head_end = flow->request_seq + flow->head_length, end = segment_end(segment);
-	struct scratch *scratch = get_scratch();
+	const struct scratch *scratch = get_scratch();
 
 	if (!seq_before(segment->seq, head_end))
 		return FORWARDED;
@@ -345,9 +343,9 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 												   : FORWARDED;
 	if (segment->seq != flow->request_seq || seq_before(end, head_end))
 		return DROP_CHANGED;
-	if (!scratch || load_head(ctx, scratch, segment->payload, segment->length))
+	if (!scratch || load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
-	return head_digest(flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
+	return head_digest(scratch, flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
 }
 
 /* Is the segment worth a look at its cookie: can it be another connection's first data? A request may always
@@ -419,14 +417,14 @@ static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *s
 	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
-		return verdict;
+		return verdict == PASS_NOT_TCP ? on_other_protocol(ctx, segment) : verdict;
 	segment->hash = flow_hash(&segment->tuple);
 	find_flow(&entry, segment);
 	if (!entry.set)
 		return DROP_NO_ROOM;
 	if (segment->flags & TCP_SYN) {
-		if (entry.kept)
-			note_syn(&entry, segment);
+		if (entry.kept && note_syn(&entry, segment))
+			return DROP_NO_ROOM;
 		return answer_syn(ctx, segment);
 	}
 	return entry.kept ? on_flow(ctx, segment, &entry) : without_flow(ctx, segment, &entry);

@@ -70,12 +70,15 @@ class _Model(BaseModel):
 
 
 class Route(_Model):
-    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method."""
+    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method.
+
+    CONNECT is never routed (docs/http.md).
+    """
 
     host: Annotated[str, AfterValidator(paths.host_name)] | None = None
     exact: Annotated[str, AfterValidator(paths.exact_path)] | None = None
     prefix: Annotated[str, AfterValidator(paths.prefix)] | None = None
-    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = None
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"] | None = None
     cluster: Name
 
     @property

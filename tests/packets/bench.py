@@ -24,6 +24,7 @@ XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
 FLOW_SETS = 16
+CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
 
 CLUSTERS: dict[str, dict[str, int]] = {
@@ -259,6 +260,10 @@ class Router(Bench):
         """Back to the client, as an HTTP answer that also closes."""
         self.sends(segment, verdict, frames.answer_to(segment, status))
 
+    def finds_too_big(self, segment: Segment) -> None:
+        """Back to the client, as an ICMP error: it has no room for the outer header."""
+        self.sends(segment, "TX_TOO_BIG", frames.too_big(segment))
+
     def opens(self, segment: Segment, cluster: str) -> None:
         """The first request of its connection, to the backend of the cluster that Maglev names."""
         backend, cookie = self.backend_of(cluster, segment.connection), segment.ack - 1 & 0xFFFFFFFF
@@ -272,9 +277,30 @@ class Agent(Bench):
         """Loads the programs. `services`: from VIP and port to local address and port."""
         obj = loading.open_object("agent")
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
+        obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
+        obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
         super().__init__(obj)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))
+
+    def reset(self) -> None:
+        """Has it forget all connections."""
+        for name in ("mappings", "consumed"):
+            self.object.maps[name].clear()
+
+    def consumed(self) -> set[int]:
+        """The fingerprints of the connections that have had their socket."""
+        sets = [one for _, one in self.object.maps["consumed"].items()]
+        return {fingerprint for one in sets for fingerprint in one["fingerprint"]} - {0}
+
+    def consume(self, four: oracle.Tuple, connection: Connection) -> None:
+        """Has the agent know that a connection has had its socket."""
+        fingerprint = oracle.fingerprint(four, connection.isn, connection.cookie)
+        number = oracle.consumed_place(fingerprint, CONSUMED_SETS)
+        its_set = self.object.maps["consumed"].lookup(number)
+        its_set["fingerprint"][its_set["hand"] % oracle.CONSUMED_WAYS] = fingerprint
+        its_set["hand"] += 1
+        self.object.maps["consumed"].update(number, its_set)
 
     def mapping(self, four: oracle.Tuple) -> dict[str, Any] | None:
         """What the map `mappings` holds for a tuple with the local address and port."""

@@ -31,6 +31,7 @@ MAX_PATH = 256
 MAX_PREFIX_DEPTH = 30
 SHAPE_EXACT = 0x80000000
 FLOW_WAYS = 8
+CONSUMED_WAYS = 7
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
@@ -48,6 +49,7 @@ MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
 COOKIE_KEYS = ((0x0706050403020100, 0x0F0E0D0C0B0A0908), (0x243F6A8885A308D3, 0x13198A2E03707344))
 ROUTE_KEY = 0xA4093822299F31D0
 FLOW_KEY = 0x082EFA98EC4E6C89
+CONSUMED_KEY = (0x452821E638D01377, 0xBE5466CF34E90C6C)
 DIGEST_KEYS = [int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:8], "little") for number in range(514)]
 
 _64_BITS = (1 << 64) - 1
@@ -171,6 +173,24 @@ def cookie(four: Tuple, isn: int, option_byte: int, keys: Sequence[tuple[int, in
         + bytes([option_byte])
     )
     return (siphash24(k0, k1, message) & 0xFFFFFF) << 8 | option_byte
+
+
+def fingerprint(local: Tuple, isn: int, cookie: int) -> int:
+    """What the agent remembers of a connection that has had its socket; the tuple has the server's own address."""
+    message = (
+        IPv4Address(local.client).packed
+        + IPv4Address(local.server).packed
+        + local.client_port.to_bytes(2, "big")
+        + local.server_port.to_bytes(2, "big")
+        + isn.to_bytes(4, "little")
+        + cookie.to_bytes(4, "little")
+    )
+    return siphash24(*CONSUMED_KEY, message) or 1
+
+
+def consumed_place(fingerprint: int, sets: int) -> int:
+    """The set that remembers it."""
+    return (fingerprint >> 32) * sets >> 32
 
 
 def tcp_options(raw: bytes) -> Iterator[tuple[int, bytes]]:

@@ -248,6 +248,13 @@ def test_keys_come_from_bytes_in_little_endian_order() -> None:
     assert tables.cookie_keys_entry(keys.cookies) == expected
 
 
+def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
+    """Every agent works it out from the cookie keys, and it is none of those."""
+    keys = [CookieKeys.from_bytes(raw) for raw in (bytes(32), bytes(31) + b"\1", bytes(32))]
+    assert keys[0].consumed_key == keys[2].consumed_key != keys[1].consumed_key
+    assert keys[0].consumed_key == (0xB4AA8D2381585D3A, 0x10CC82892DE46BE1)
+
+
 def test_keys_do_not_show_themselves() -> None:
     keys = Keys.from_bytes(bytes([0x41]) * 48)
     for shown in (repr(keys), str(keys), repr(keys.cookies), f"{keys.cookies}"):
