@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fills Maglev tables. Nothing of it is on the packet path: the control plane runs it for each table that it
- * makes, because a table is a quarter of a million steps of a few machine instructions each, which take forty
- * milliseconds in Python and two here. rauta/maglev.py defines what comes out.
+ * Fills Maglev tables. Nothing of it is on the packet path: the control plane runs it for each table that
+ * it makes, because a table is a quarter of a million steps of a few machine instructions each, which take
+ * forty milliseconds in Python and two here. rauta/maglev.py defines what comes out.
  *
- * Each run of `fill` goes some rounds further, so that even a table of 4,096 backends holds no CPU for long.
- * `deliver` then copies the table into an inner map.
+ * Each run of `fill` goes some rounds further, so that even a table of 4,096 backends holds no CPU for
+ * long. `deliver` then copies the table into an inner map.
  */
 #include "kernel.h"
 #include "maglev.h"
@@ -13,12 +13,12 @@
 #define ATTEMPTS 16 /* slots that a call of try_slots looks at */
 #define TARGETS	 64 /* MAX_TABLES in rauta/maglev.py */
 
-struct preference {	 /* of one backend, in the order in which turns are taken */
-	__u32 slot;	 /* the next one that it would like */
-	__u32 skip;	 /* from there to the one after it, 1..MAGLEV_SLOTS - 1 */
-	__u32 weight;	 /* above 0 */
-	__u32 turns;	 /* taken so far */
-	__u32 backend;	 /* what its slots say */
+struct preference {    /* of one backend, in the order in which turns are taken */
+	__u32 slot;    /* the next one that it would like */
+	__u32 skip;    /* from there to the one after it, 1..MAGLEV_SLOTS - 1 */
+	__u32 weight;  /* above 0 */
+	__u32 turns;   /* taken so far */
+	__u32 backend; /* what its slots say */
 };
 
 struct filling {
