@@ -89,6 +89,7 @@ struct vip_key {		/* map vips; port 0 says "this address is a VIP" (fragments ha
 enum no_route_answer {		/* what a request gets that no route names */
 	NO_ROUTE_404 = 0,
 	NO_ROUTE_RESET = 1,
+	NO_ROUTE_FALLBACK = 2,
 };
 
 struct vip {
@@ -97,6 +98,7 @@ struct vip {
 	__u32 any_host_shapes;	/* like host.shapes */
 	__u32 no_route;		/* enum no_route_answer */
 	__u32 wildcards;	/* bit n: there is a host "*." with n labels behind it */
+	__u32 fallback;		/* index of the fallback among the backends + 1; 0: there is none */
 };
 
 enum host_kind {
@@ -159,6 +161,12 @@ struct backend {		/* map backends, by index */
 	__u32 interface;	/* its index; 0: packets leave through the one that they came in on */
 };
 
+/*
+ * The interface of a backend that is this very host: the fallback, an ordinary proxy for what XDP does not
+ * route. Its packets are encapsulated as all others are and passed up, to an agent on the same interface.
+ */
+#define BACKEND_LOCAL	0xffffffff
+
 /* ---- router: flows ------------------------------------------------------------------------------ */
 
 struct tuple {			/* client -> server, as in the packets the client sends */
@@ -179,6 +187,7 @@ enum flow_state {
 	FLOW_CLOSING = 2,	/* the client's FIN or RST was seen, exactly in sequence */
 	FLOW_ANSWERED = 3,	/* the router itself answered the first request and closed (404 ...) */
 	FLOW_RECOVERED = 4,	/* the entry was lost; what is known comes from the backend's agent (recovery.h) */
+	FLOW_FALLBACK = 5,	/* the fallback has the connection: nothing in it is read any more */
 };
 
 struct flow {			/* only ever inserted after a valid cookie, or because an agent has the socket */
@@ -215,7 +224,7 @@ struct flow {			/* only ever inserted after a valid cookie, or because an agent 
  * tag = (flow_hash >> 24 & 0xffffffff) | 1. Why not the kernel's LRU hash: see flow.h.
  */
 struct flow_set {
-	struct bpf_spin_lock lock; /* held to write, never to read */
+	__u32 lock;		/* not 0: somebody writes; readers do not look at it */
 	__u8 hand;		/* where the search for a victim goes on */
 	__u8 used;		/* bit w: way w was used since the hand passed it */
 	__u16 reserved;
@@ -304,6 +313,20 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u32 cookie;
 };
 
+/*
+ * Which connections have had their socket. Map consumed: an array of sets of fingerprints. A connection's is the
+ * SipHash-2-4, under consumed_key, of the 20 bytes client, server, client_port, server_port (of the LOCAL tuple), isn,
+ * cookie; 0 becomes 1. Its set's number = (fingerprint >> 32) * consumed_sets >> 32. First in, first out.
+ */
+#define CONSUMED_SETS	131072	/* 8 MiB, 917,504 connections: docs/http.md says how long that lasts */
+#define CONSUMED_WAYS	7	/* with the hand one cache line */
+
+struct consumed_set {
+	__u32 hand;		/* counts up: the next fingerprint goes to place hand % CONSUMED_WAYS */
+	__u32 reserved;
+	__u64 fingerprint[CONSUMED_WAYS]; /* 0: none yet */
+};
+
 #define MARK_MAGIC	0x52410000 /* "RA": skb->mark of packets the agent sends round through ingress again */
 #define MARK_MAGIC_MASK	0xffff0000
 #define MARK_OPENS	0x00000200 /* a validated first request */
@@ -327,6 +350,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 #define VERDICT_AGENT_AGAIN 176
 #define VERDICT_AGENT_OUT 184 /* sent out again */
 #define VERDICT_AGENT_EGRESS 192
+#define VERDICT_FALLBACK 224	/* router: from here on, to the fallback: encapsulated and passed to the kernel */
 
 enum verdict {
 	/* Router: none of its business, to the kernel */
@@ -343,14 +367,17 @@ enum verdict {
 	DROP_HANDSHAKE_ACK,		/* the bare third packet of the handshake: nothing to do yet */
 	DROP_NO_FLOW,			/* later packet of a connection that has no entry */
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
-	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated */
+	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated, and may be fragmented (no DF) */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
-	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
+	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
+					 * flow table stayed locked by another CPU */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
 	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them;
 					 * on a recovered flow any bytes again: nothing is known to compare them with */
 	DROP_PIPELINED,			/* a request before the first byte of the answer to the one before it is acknowledged */
+	DROP_REPLAYED,			/* the first request of a connection before the one that the entry is about */
 	DROP_ASKED = 30,		/* like DROP_NO_FLOW, but the backends are being asked about it */
+	DROP_ICMP,			/* an ICMP error, but no "fragmentation needed" about a packet of a flow */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */
@@ -363,13 +390,16 @@ enum verdict {
 	TX_RESET_NO_ROUTE,
 	TX_BAD_REQUEST,			/* 400: malformed or ambiguous, see http.h */
 	TX_LENGTH_REQUIRED,		/* 411: Transfer-Encoding, the end of the body could not be followed */
-	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 126 lines */
+	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 127 fields */
 	TX_URI_TOO_LONG,		/* 414: path over MAX_PATH */
 	TX_BODY_TOO_LARGE,		/* 413: head and body over 2^31 - 1, more than sequence numbers compare */
 	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
+	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade, CONNECT) */
+	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
+					 * client is behind another interface) */
 	TX_RESET_RECOVERED = 82,	/* new data on a recovered flow: nobody knows where its next request starts */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
@@ -378,6 +408,7 @@ enum verdict {
 	FORWARDED,			/* body, acknowledgement */
 	FORWARDED_AGAIN,		/* retransmission of the newest request */
 	FORWARDED_CLOSE,		/* FIN or RST */
+	FORWARDED_ICMP = 117,		/* ICMP "fragmentation needed" about a packet of the flow's backend */
 
 	/* Agent, ingress: passed to the kernel */
 	AGENT_PASS = VERDICT_AGENT,	/* not encapsulated: none of its business */
@@ -387,6 +418,7 @@ enum verdict {
 	AGENT_DELIVERED,		/* later packet, translated */
 	AGENT_NO_LISTENER,		/* first request, nobody listens: the kernel refuses it with an RST */
 	AGENT_CLEARING,			/* turned into a reset for an old socket; a clone goes round behind it */
+	AGENT_DELIVERED_ICMP = 135,	/* "fragmentation needed" about what the server sent, translated */
 
 	/* Agent, ingress: dropped */
 	AGENT_DROP_SOURCE = VERDICT_AGENT_DROP, /* encapsulated, but not by a configured router */
@@ -394,9 +426,12 @@ enum verdict {
 	AGENT_DROP_NOT_SERVED,		/* the inner destination is no VIP of this host, or the outer one another host */
 	AGENT_DROP_COOKIE,
 	AGENT_DROP_UNOPENED,		/* later packet on a tuple whose first request is not here yet */
-	AGENT_DROP_REFUSED,		/* the kernel refused the socket (MPTCP listener, sysctl, options) */
+	AGENT_DROP_REFUSED,		/* the kernel refused the socket (sysctl, options) */
 	AGENT_DROP_CONFLICT,		/* a live socket that is not the agent's, or another VIP's, holds the tuple */
 	AGENT_DROP_ATTEMPTS,		/* the old socket is still there after MAX_ATTEMPTS */
+	AGENT_DROP_REPLAYED = 152,	/* the first request of a connection that has had its socket already */
+	AGENT_DROP_MPTCP = 153,		/* the server listens with MPTCP, and the kernel makes it no socket from a cookie */
+	AGENT_DROP_ICMP = 154,		/* an ICMP error that is malformed, no "fragmentation needed", or of no connection here */
 	AGENT_DROP_ASK = 155,		/* a question by nobody who may ask, or about a tuple that is just opening */
 
 	/* Agent, ingress: round through ingress once more */
@@ -409,6 +444,24 @@ enum verdict {
 	AGENT_EGRESS_PASS = VERDICT_AGENT_EGRESS,
 	AGENT_EGRESS_TRANSLATED,
 	AGENT_EGRESS_DROP,		/* translation failed: the local address must not leak */
+
+	/* Router: a connection that the fallback gets, by what its first data is ... */
+	FALLBACK_NOT_HTTP = VERDICT_FALLBACK, /* does not start with an HTTP/1 method */
+	FALLBACK_TLS,			/* a TLS handshake */
+	FALLBACK_HTTP2,			/* the HTTP/2 connection preface */
+	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 127 fields */
+	FALLBACK_PATH,			/* path over MAX_PATH */
+	FALLBACK_AMBIGUOUS,		/* malformed or ambiguous, see http.h */
+	FALLBACK_ENCODED,		/* Transfer-Encoding, the end of the body could not be followed */
+	FALLBACK_BODY,			/* head and body over 2^31 - 1 bytes */
+	FALLBACK_UPGRADE,		/* a request to go on with another protocol */
+	FALLBACK_PIPELINED,		/* bytes of the next request in the same segment */
+	FALLBACK_NO_ROUTE,		/* no route, where the VIP says so */
+
+	/* ... and its later packets */
+	FALLBACK_AGAIN,			/* the first data again */
+	FALLBACK_FORWARDED,
+	FALLBACK_CLOSE,			/* FIN or RST */
 
 	VERDICT_COUNT = 256,
 };

@@ -9,15 +9,18 @@
  */
 #include "balance.h"
 #include "encap.h"
+#include "fallback.h"
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
+#include "icmp.h"
 #include "lost.h"
 #include "packet.h"
 #include "recover.h"
 #include "reply.h"
 #include "route.h"
 #include "verdict.h"
+#include "vlan.h"
 
 static __noinline enum verdict say(struct xdp_md *ctx, const struct segment *segment, __u32 cookie,
 				   __u32 ack, enum verdict verdict)
@@ -49,8 +52,7 @@ static __always_inline enum verdict answer_request(struct xdp_md *ctx, const str
 	flow->backend = NO_BACKEND;
 	flow->request_ack = segment->ack;
 	set_answered(flow, segment, ack, verdict);
-	put_flow(entry->set, segment, flow);
-	return verdict;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : verdict;
 }
 
 static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct segment *segment,
@@ -59,13 +61,56 @@ static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct se
 	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
 }
 
-/* A first request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
-static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment,
-				      const struct entry *entry, enum verdict verdict)
+static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32 length)
 {
+	__u64 word = 0;
+
+	bpf_xdp_load_bytes(ctx, offset, &word, bounded_length(length, sizeof(word)));
+	return word;
+}
+
+/* The connection goes to the fallback, for `reason`, and stays there. */
+static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct segment *segment,
+						  const struct entry *entry, enum verdict reason)
+{
+	__u32 index = segment->vip->fallback - 1;
+	struct flow *flow = new_flow(segment);
+
+	if (!flow)
+		return DROP_NO_ROOM;
+	if (reason == FALLBACK_NOT_HTTP)
+		reason = name_start(load_first_bytes(ctx, segment->payload, segment->length),
+				    segment->length);
+	flow->backend = index;
+	flow->state = FLOW_FALLBACK;
+	flow->request_seq = segment->seq;
+	flow->request_ack = segment->ack;
+	if (encapsulate(ctx, segment, index, outer_id(flow->cookie) | OUTER_ID_OPENS, reason) != reason)
+		return DROP_NO_BACKEND;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
+}
+
+/* A first request that is not routed: to the fallback if there is one, else an HTTP answer, or a reset, as
+ * the verdict says. */
+static __noinline enum verdict refuse(struct xdp_md *ctx, struct segment *segment, const struct entry *entry,
+				      enum verdict verdict)
+{
+	enum verdict reason = segment->vip->fallback ? fallback_for(verdict) : UNDECIDED;
+
+	if (reason != UNDECIDED)
+		return open_fallback(ctx, segment, entry, reason);
 	if (answer_of(verdict) >= 0)
 		return answer_request(ctx, segment, entry, verdict);
 	return drop_or_reset(ctx, segment, verdict);
+}
+
+static __always_inline enum verdict without_route(const struct vip *vip)
+{
+	switch (vip->no_route) {
+	case NO_ROUTE_RESET: return TX_RESET_NO_ROUTE;
+	case NO_ROUTE_FALLBACK: return FALLBACK_NO_ROUTE;
+	default: return TX_NO_ROUTE;
+	}
 }
 
 /* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
@@ -75,16 +120,16 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 {
 	__u32 refused, found;
 
-	if (load_head(ctx, scratch, segment->payload, segment->length))
+	if (load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
 	refused = read_request(segment->length);
 	if (refused)
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	found = find_cluster(segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
+	found = find_cluster(scratch, segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
 	if (found == NO_CLUSTER)
-		return segment->vip->no_route == NO_ROUTE_RESET ? TX_RESET_NO_ROUTE : TX_NO_ROUTE;
+		return without_route(segment->vip);
 	*cluster = found - 1;
 	return UNDECIDED;
 }
@@ -113,8 +158,8 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
 	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
-	if (verdict == ROUTED_FIRST)
-		put_flow(entry->set, segment, flow);
+	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -138,22 +183,14 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct seg
 	if (!seq_before(entry->flow.request_ack, segment->ack))
 		return DROP_PIPELINED;
 	verdict = route_request(ctx, segment, scratch, &cluster);
-	if (verdict == UNDECIDED && cluster != entry->flow.cluster)
+	if ((verdict == UNDECIDED && cluster != entry->flow.cluster) || verdict == FALLBACK_NO_ROUTE)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
 	verdict = encapsulate(ctx, segment, entry->flow.backend, outer_id(entry->flow.cookie), ROUTED_NEXT);
-	if (verdict == ROUTED_NEXT)
-		note_request(entry, segment, &scratch->request);
+	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request))
+		return DROP_NO_ROOM;
 	return verdict;
-}
-
-static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32 length)
-{
-	__u64 word = 0;
-
-	bpf_xdp_load_bytes(ctx, offset, &word, bounded_length(length, sizeof(word)));
-	return word;
 }
 
 static __always_inline int starts_request(struct xdp_md *ctx, const struct segment *segment)
@@ -176,15 +213,12 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segm
 						 const struct entry *entry)
 {
 	enum verdict verdict;
-	int starts;
 
 	if (segment->flags & TCP_RST)
 		return DROP_NO_FLOW;
-	starts = starts_request(ctx, segment);
 	if (segment->length && cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
-		return starts ? open_flow(ctx, segment, entry)
-			      : send_reset(ctx, segment, TX_RESET_NOT_HTTP);
-	if (starts)
+		return open_flow(ctx, segment, entry);
+	if (starts_request(ctx, segment))
 		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	verdict = answer_idle(ctx, segment);
 	return verdict == UNDECIDED ? drop_lost(segment) : verdict;
@@ -205,8 +239,8 @@ static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct seg
 {
 	enum verdict verdict = forward(ctx, segment, &entry->flow, FORWARDED_CLOSE);
 
-	if (verdict == FORWARDED_CLOSE)
-		note_closing(entry, segment);
+	if (verdict == FORWARDED_CLOSE && note_closing(entry, segment))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -229,9 +263,18 @@ static __noinline enum verdict on_newer_syn(struct xdp_md *ctx, const struct seg
 	if (!cookie_check(&segment->tuple, flow->syn_isn, segment->ack - 1))
 		return UNDECIDED;
 	verdict = answer_idle(ctx, segment);
-	if (verdict != UNDECIDED)
-		return verdict;
-	return offset == 1 ? send_reset(ctx, segment, TX_RESET_NOT_HTTP) : DROP_OUT_OF_ORDER;
+	return verdict == UNDECIDED ? DROP_OUT_OF_ORDER : verdict;
+}
+
+/* A segment of a connection that the fallback has. */
+static __always_inline enum verdict forward_to_fallback(struct xdp_md *ctx, struct segment *segment,
+							const struct flow *flow)
+{
+	if (segment->flags & (TCP_FIN | TCP_RST))
+		return forward(ctx, segment, flow, FALLBACK_CLOSE);
+	return forward(ctx, segment, flow,
+		       segment->length && segment->seq == flow->request_seq ? FALLBACK_AGAIN
+									    : FALLBACK_FORWARDED);
 }
 
 /* A segment without data on a connection that has an entry. */
@@ -248,6 +291,8 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, struct segm
 			return send_acknowledgement(ctx, segment, flow->cookie, TCP_ACK, TX_CLOSE);
 		return DROP_ANSWERED;
 	}
+	if (flow->state == FLOW_FALLBACK)
+		return forward_to_fallback(ctx, segment, flow);
 	if (!(segment->flags & (TCP_FIN | TCP_RST)))
 		return forward(ctx, segment, flow, FORWARDED);
 	return forward_close(ctx, segment, entry);
@@ -279,8 +324,7 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 	reply.ack = ack;
 	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
 		return DROP_NO_ROOM;
-	CHANGE_FLOW(entry, flow->next_request_seq = ack);
-	return TX_DISCARDED;
+	return CHANGE_FLOW(entry, flow->next_request_seq = ack) ? DROP_NO_ROOM : TX_DISCARDED;
 }
 
 /*
@@ -292,7 +336,7 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 					   const struct flow *flow)
 {
 	__u32 head_end = flow->request_seq + flow->head_length, end = segment_end(segment);
-	struct scratch *scratch = get_scratch();
+	const struct scratch *scratch = get_scratch();
 
 	if (!seq_before(segment->seq, head_end))
 		return FORWARDED;
@@ -301,9 +345,32 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 												   : FORWARDED;
 	if (segment->seq != flow->request_seq || seq_before(end, head_end))
 		return DROP_CHANGED;
-	if (!scratch || load_head(ctx, scratch, segment->payload, segment->length))
+	if (!scratch || load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
-	return head_digest(flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
+	return head_digest(scratch, flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
+}
+
+/* Is the segment worth a look at its cookie: can it be another connection's first data? A request may always
+ * be, its SYN may have come by another router; what else there is only goes on from the SYN that came here. */
+static __always_inline int may_open(struct xdp_md *ctx, const struct segment *segment,
+				    const struct flow *flow)
+{
+	if (is_flows_own(flow, segment))
+		return 0;
+	return (flow->syn_seen && segment->seq - 1 == flow->syn_isn) || starts_request(ctx, segment);
+}
+
+/*
+ * The first request of a connection that the tuple had before the one that lives now: replayed, or a very late
+ * duplicate. Its cookie is as valid as ever, so it is known by its number. A tuple's initial numbers go up
+ * (RFC 9293, 3.4.1); a client that draws them otherwise is known by its SYN.
+ */
+static __always_inline int is_older(const struct flow *flow, const struct segment *segment)
+{
+	if (flow->state == FLOW_CLOSING || flow->state == FLOW_ANSWERED)
+		return 0;
+	return seq_before(segment->seq - 1, flow->isn) &&
+	       !(flow->syn_seen && segment->seq - 1 == flow->syn_isn);
 }
 
 /* Data on a recovered flow goes nowhere: see recover.h. What the backend has got already comes again without harm;
@@ -326,14 +393,16 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 	const struct flow *flow = &entry->flow;
 	enum verdict verdict;
 
-	if (!is_flows_own(flow, segment) && starts_request(ctx, segment) &&
+	if (may_open(ctx, segment, flow) &&
 	    cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
-		return open_flow(ctx, segment, entry);
+		return is_older(flow, segment) ? DROP_REPLAYED : open_flow(ctx, segment, entry);
 	verdict = on_newer_syn(ctx, segment, flow);
 	if (verdict != UNDECIDED)
 		return verdict;
 	if (flow->state == FLOW_ANSWERED)
 		return on_answered_data(ctx, segment, entry);
+	if (flow->state == FLOW_FALLBACK)
+		return forward_to_fallback(ctx, segment, flow);
 	if (flow->state == FLOW_RECOVERED)
 		return on_recovered_data(ctx, segment, flow);
 	if (!seq_before(segment->seq, flow->next_request_seq))
@@ -358,39 +427,72 @@ static __always_inline enum verdict on_flow(struct xdp_md *ctx, struct segment *
 	return on_flow_data(ctx, segment, entry);
 }
 
-static __always_inline enum verdict handle(struct xdp_md *ctx, struct segment *segment)
+static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *segment)
 {
 	struct entry entry;
 	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
-		return verdict;
+		return verdict == PASS_NOT_TCP ? on_other_protocol(ctx, segment) : verdict;
 	segment->hash = flow_hash(&segment->tuple);
 	find_flow(&entry, segment);
 	if (!entry.set)
 		return DROP_NO_ROOM;
 	if (segment->flags & TCP_SYN) {
-		if (entry.kept)
-			note_syn(&entry, segment);
+		if (entry.kept && note_syn(&entry, segment))
+			return DROP_NO_ROOM;
 		return answer_syn(ctx, segment);
 	}
 	return entry.kept ? on_flow(ctx, segment, &entry) : without_flow(ctx, segment, &entry);
 }
 
+/* The verdict, and above it the interface that the packet is to leave through, 0: as it came. Global: the
+ * verifier checks it once, with tags and without. */
+__noinline __u64 handle(struct xdp_md *ctx)
+{
+	struct segment segment;
+	enum verdict verdict;
+
+	segment.leaves = 0;
+	verdict = decide(ctx, &segment);
+	return (__u64)segment.leaves << 32 | verdict;
+}
+
+/* What was taken off goes where the frame goes, back or up; through another interface go no tags. */
+static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, __u32 *leaves)
+{
+	enum verdict verdict;
+	struct tags tags;
+	__u64 handled;
+
+	if (take_tags(ctx, &tags))
+		return DROP_NO_ROOM;
+	handled = handle(ctx);
+	verdict = (__u32)handled;
+	*leaves = handled >> 32;
+	return *leaves || !put_tags(ctx, &tags) ? verdict : DROP_NO_ROOM;
+}
+
 SEC("xdp")
 int rauta_ingress(struct xdp_md *ctx)
 {
-	struct segment segment;
-	enum verdict verdict = handle(ctx, &segment);
+	enum verdict verdict;
+	__u32 leaves = 0;
 
+	if (unlikely(has_tag(ctx))) {
+		verdict = handle_tagged(ctx, &leaves);
+	} else {
+		__u64 handled = handle(ctx);
+
+		verdict = (__u32)handled;
+		leaves = handled >> 32;
+	}
 	count(verdict);
-	if (verdict < VERDICT_DROP)
+	if (verdict < VERDICT_DROP || verdict >= VERDICT_FALLBACK)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
 		return XDP_DROP;
-	if (verdict < VERDICT_ENCAPSULATED || !segment.leaves)
-		return XDP_TX;
-	return bpf_redirect(segment.leaves, 0);
+	return leaves ? bpf_redirect(leaves, 0) : XDP_TX;
 }
 
 /* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for

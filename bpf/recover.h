@@ -21,17 +21,19 @@ static __always_inline int knows_tuple(struct flow_set *set, const struct segmen
 	return 0;
 }
 
-/* Makes an entry, unless there is one by now. */
+/* Makes an entry, unless there is one by now, or packets keep the set locked: then the client is asked about once
+ * more. */
 static __always_inline int add_flow(struct flow_set *set, const struct segment *segment, const struct flow *flow)
 {
 	int added = 0;
 
-	bpf_spin_lock(&set->lock);
+	if (lock_set(set))
+		return 0;
 	if (!knows_tuple(set, segment)) {
 		write_flow(set, segment, flow);
 		added = 1;
 	}
-	bpf_spin_unlock(&set->lock);
+	unlock_set(set);
 	return added;
 }
 

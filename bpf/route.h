@@ -163,15 +163,12 @@ static __always_inline __u64 select_host(const struct scratch *scratch, __u32 vi
 }
 
 /* The cluster, numbered from 1, or NO_CLUSTER. `any`: the VIP's routes without a host, as match_host says
- * it. Global: verified once. */
-__noinline __u32 find_cluster(__u32 vip, __u64 any, __u32 wildcards)
+ * it. */
+static __always_inline __u32 find_cluster(const struct scratch *scratch, __u32 vip, __u64 any, __u32 wildcards)
 {
-	const struct scratch *scratch = get_scratch();
 	__u32 depth, id, shapes, cluster = NO_CLUSTER;
 	__u64 routes;
 
-	if (!scratch)
-		return NO_CLUSTER;
 	routes = select_host(scratch, vip, any, wildcards);
 	id = routes >> 32;
 	shapes = routes;

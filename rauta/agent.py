@@ -38,6 +38,7 @@ class Agent(loading.Loaded):
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
+            agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
             if config.recovery is not None:
                 agent.object.rodata["ask_address"] = tables.be32(config.backends()[backend].address)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)

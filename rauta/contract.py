@@ -21,6 +21,7 @@ SLOTS_PER_ENTRY = 4
 DIGEST_KEYS = 514  # of the digests of request heads
 ASK_VERSION = 1  # of what routers ask agents
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
+BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host
 
 
 class Method(IntEnum):
@@ -57,3 +58,4 @@ class NoRouteAnswer(IntEnum):
 
     NOT_FOUND = 0
     RESET = 1
+    FALLBACK = 2

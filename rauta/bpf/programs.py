@@ -159,15 +159,21 @@ class Program:
         self._run(options, f"running program '{self.name}' on {repeat} live frames of {len(data)} bytes")
         return TestRun(options.retval, b"", b"", options.duration)
 
-    def call(self, argument: bytes) -> tuple[int, bytes]:
-        """Calls a syscall program (Linux 5.14) with its context: what it returns, and the context as it leaves it.
+    def call(self, argument: bytes = b"") -> tuple[int, bytes]:
+        """Calls a syscall program (Linux 5.14) with its argument: what it returns, and the argument as it leaves it.
 
-        BpfError when the kernel refuses, for instance because the program reads beyond the argument.
+        It may take its time: softirqs, and with them packets, are served meanwhile. BpfError when the kernel refuses,
+        for instance because the program reads beyond the argument.
         """
         context = ctypes.create_string_buffer(argument, len(argument))
-        options = _lib.TestRunOpts(ctx_in=ctypes.addressof(context), ctx_size_in=len(argument))
-        result = _lib.libbpf().bpf_prog_test_run_opts(self.fd, byref(options))
-        _lib.check(result, f"calling program '{self.name}' with {len(argument)} bytes")
+        options = _lib.TestRunOpts()
+        if argument:
+            options.ctx_in, options.ctx_size_in = ctypes.addressof(context), len(argument)
+        _lib.check(
+            _lib.libbpf().bpf_prog_test_run_opts(self.fd, byref(options)),
+            f"calling program '{self.name}' with {len(argument)} bytes",
+            "Only programs of type syscall can be called.",
+        )
         return options.retval, context.raw
 
     def _options(self, data: bytes, ctx: bytes | None, repeat: int) -> _lib.TestRunOpts:

@@ -24,6 +24,7 @@ XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
 FLOW_SETS = 16
+CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
 
 CLUSTERS: dict[str, dict[str, int]] = {
@@ -37,6 +38,9 @@ BACKENDS = {
     name: Backend(index, f"198.18.0.{11 + index}", f"02:00:00:00:01:{index:02x}")
     for index, name in enumerate(name for weights in CLUSTERS.values() for name in weights)
 }
+
+FALLBACK = Backend(len(BACKENDS), "198.18.0.2", frames.ROUTER_MAC)
+"""The router's own host."""
 
 CLOSED_HOST = "closed.test"  # knows nothing but /open
 RESETTING_VIP, RESETTING_PORT = "198.18.100.81", 8000
@@ -117,14 +121,17 @@ class Router(Bench):
         for backend in BACKENDS.values():
             value = {"address": oracle.be32(backend.address), "next_hop": oracle.mac(backend.mac)}
             self.object.maps["backends"].update(backend.index, value)
+        local = {"address": oracle.be32(FALLBACK.address), "interface": oracle.BACKEND_LOCAL}
+        self.object.maps["backends"].update(FALLBACK.index, local)
         self.set_cookie_keys(oracle.COOKIE_KEYS, 0)
         self.route(*SHOP_ROUTES)
 
     # ---- what it routes by -----------------------------------------------------------------------------
 
-    def route(self, *routes: Route, no_route: int = oracle.NO_ROUTE_404) -> None:
-        """Gives the VIP other routes."""
-        tables = oracle.route_tables([Vip(VIP, VIP_PORT, routes, no_route), RESETTING], INDEX)
+    def route(self, *routes: Route, no_route: int = oracle.NO_ROUTE_404, fallback: bool = False) -> None:
+        """Gives the VIP other routes, and a fallback if it is to have one."""
+        vip = Vip(VIP, VIP_PORT, routes, no_route, FALLBACK.index if fallback else None)
+        tables = oracle.route_tables([vip, RESETTING], INDEX)
         for name, entries in tables.items():
             self.object.maps[name].clear()
             self.object.maps[name].update_batch(entries)
@@ -216,6 +223,14 @@ class Router(Bench):
         """
         self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie))
 
+    def falls_back(self, segment: Segment, verdict: str, *, opens: bool = False, cookie: int | None = None) -> None:
+        """To the fallback: up to the kernel, encapsulated for the router's own host, between the same two machines."""
+        code, output = self.run("rauta_ingress", segment, verdict)
+        source = oracle.outer_source(segment.connection.tuple, *self.outer)
+        cookie = segment.connection.cookie if cookie is None else cookie
+        expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=frames.CLIENT_MAC)
+        assert (code, output.hex(" ")) == (XDP_PASS, expected.hex(" "))
+
     def redirects(self, segment: Segment, verdict: str, backend: str, source_mac: str, *, opens: bool = False) -> None:
         """To that backend, encapsulated, out of another interface, which has that MAC address."""
         code, output = self.run("rauta_ingress", segment, verdict)
@@ -253,6 +268,10 @@ class Router(Bench):
         """Back to the client, as an HTTP answer that also closes."""
         self.sends(segment, verdict, frames.answer_to(segment, status))
 
+    def finds_too_big(self, segment: Segment) -> None:
+        """Back to the client, as an ICMP error: it has no room for the outer header."""
+        self.sends(segment, "TX_TOO_BIG", frames.too_big(segment))
+
     def opens(self, segment: Segment, cluster: str) -> None:
         """The first request of its connection, to the backend of the cluster that Maglev names."""
         backend, cookie = self.backend_of(cluster, segment.connection), segment.ack - 1 & 0xFFFFFFFF
@@ -270,9 +289,30 @@ class Agent(Bench):
         for name, value in constants.items():
             obj.rodata[name] = value
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
+        obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
+        obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
         super().__init__(obj)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))
+
+    def reset(self) -> None:
+        """Has it forget all connections."""
+        for name in ("mappings", "consumed"):
+            self.object.maps[name].clear()
+
+    def consumed(self) -> set[int]:
+        """The fingerprints of the connections that have had their socket."""
+        sets = [one for _, one in self.object.maps["consumed"].items()]
+        return {fingerprint for one in sets for fingerprint in one["fingerprint"]} - {0}
+
+    def consume(self, four: oracle.Tuple, connection: Connection) -> None:
+        """Has the agent know that a connection has had its socket."""
+        fingerprint = oracle.fingerprint(four, connection.isn, connection.cookie)
+        number = oracle.consumed_place(fingerprint, CONSUMED_SETS)
+        its_set = self.object.maps["consumed"].lookup(number)
+        its_set["fingerprint"][its_set["hand"] % oracle.CONSUMED_WAYS] = fingerprint
+        its_set["hand"] += 1
+        self.object.maps["consumed"].update(number, its_set)
 
     def mapping(self, four: oracle.Tuple) -> dict[str, Any] | None:
         """What the map `mappings` holds for a tuple with the local address and port."""

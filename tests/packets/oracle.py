@@ -31,14 +31,16 @@ MAX_PATH = 256
 MAX_PREFIX_DEPTH = 30
 SHAPE_EXACT = 0x80000000
 FLOW_WAYS = 8
+CONSUMED_WAYS = 7
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-NO_ROUTE_404, NO_ROUTE_RESET = 0, 1
+NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
+BACKEND_LOCAL = 0xFFFFFFFF
 PATH_EXACT, PATH_PREFIX = 0, 1
 HOST_EXACT, HOST_WILDCARD = 0, 1
-FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_RECOVERED = 1, 2, 3, 4
+FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_RECOVERED, FLOW_FALLBACK = 1, 2, 3, 4, 5
 ASK_VERSION = 1
 ASK_WHOSE, ASK_MINE, ASK_NOT_MINE = 1, 2, 3
 ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
@@ -51,6 +53,7 @@ MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
 COOKIE_KEYS = ((0x0706050403020100, 0x0F0E0D0C0B0A0908), (0x243F6A8885A308D3, 0x13198A2E03707344))
 ROUTE_KEY = 0xA4093822299F31D0
 FLOW_KEY = 0x082EFA98EC4E6C89
+CONSUMED_KEY = (0x452821E638D01377, 0xBE5466CF34E90C6C)
 ASK_KEYS = ((0x452821E638D01377, 0xBE5466CF34E90C6C), (0xC0AC29B7C97C50DD, 0x3F84D5B5B5470917))
 DIGEST_KEYS = [int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:8], "little") for number in range(514)]
 
@@ -175,6 +178,24 @@ def cookie(four: Tuple, isn: int, option_byte: int, keys: Sequence[tuple[int, in
         + bytes([option_byte])
     )
     return (siphash24(k0, k1, message) & 0xFFFFFF) << 8 | option_byte
+
+
+def fingerprint(local: Tuple, isn: int, cookie: int) -> int:
+    """What the agent remembers of a connection that has had its socket; the tuple has the server's own address."""
+    message = (
+        IPv4Address(local.client).packed
+        + IPv4Address(local.server).packed
+        + local.client_port.to_bytes(2, "big")
+        + local.server_port.to_bytes(2, "big")
+        + isn.to_bytes(4, "little")
+        + cookie.to_bytes(4, "little")
+    )
+    return siphash24(*CONSUMED_KEY, message) or 1
+
+
+def consumed_place(fingerprint: int, sets: int) -> int:
+    """The set that remembers it."""
+    return (fingerprint >> 32) * sets >> 32
 
 
 def tcp_options(raw: bytes) -> Iterator[tuple[int, bytes]]:
@@ -371,12 +392,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Vip:
-    """An address and port with its routes."""
+    """An address and port with its routes; `fallback` is the index of that backend, if there is one."""
 
     address: str
     port: int
     routes: Sequence[Route]
     no_route: int = NO_ROUTE_404
+    fallback: int | None = None
 
 
 def vip_key(address: str, port: int) -> dict[str, int]:
@@ -391,6 +413,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
     for number, vip in enumerate(vips, start=1):
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
+        value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
         for host in dict.fromkeys(route.host for route in vip.routes):
             host_id += 1
             routes = [route for route in vip.routes if route.host == host]

@@ -208,6 +208,19 @@ int accept(struct __sk_buff *skb)
 	return TC_ACT_OK;
 }
 
+/* What no packet runs. */
+SEC("syscall")
+int add(const struct pair *pair)
+{
+	return pair->left + pair->right;
+}
+
+SEC("syscall")
+int without_argument(void *ctx)
+{
+	return 7;
+}
+
 /* Puts the first four bytes of the packet into the ring buffer; 1 if there was no room. */
 SEC("xdp")
 int tell(struct xdp_md *ctx)
