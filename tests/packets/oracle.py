@@ -42,6 +42,7 @@ HOST_EXACT, HOST_WILDCARD = 0, 1
 FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_FALLBACK = 1, 2, 3, 5
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
+MAX_ATTEMPTS = 3
 
 # ---- the secrets of these tests -------------------------------------------------------------------------
 
