@@ -3,11 +3,15 @@
     with Agent.load(load_config("shop.yaml"), keys, backend="web-1") as agent:
         agent.attach("eth0")
 
+The router's own host has the same agent, for the fallback: rauta.router loads and attaches it.
+
 Everything is in the maps before the programs are attached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
@@ -32,7 +36,18 @@ class Agent(loading.Loaded):
         Of `keys` only the cookie keys are used. RautaError if there is no such backend; RautaError or LoadError say
         what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
-        services = tables.services(config, backend)
+        return cls._load(config, keys, tables.services(config, backend))
+
+    @classmethod
+    def load_fallback(cls, config: Config, keys: Keys, address: IPv4Address) -> Self:
+        """Likewise for the router's own host, where a fallback listens on that address: all VIPs.
+
+        RautaError if the configuration has no fallback, or uses that address for something else.
+        """
+        return cls._load(config, keys, tables.fallback_services(config, address))
+
+    @classmethod
+    def _load(cls, config: Config, keys: Keys, services: Sequence[tables.Entry]) -> Self:
         agent = cls(loading.open_object("agent"))
         try:
             routers = config.encapsulation.source
