@@ -2,6 +2,7 @@
 /* Ingress: from the encapsulated packet to the socket. */
 #pragma once
 
+#include "ask.h"
 #include "cookie.h"
 #include "learn.h"
 #include "open.h"
@@ -181,7 +182,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > end)
 		return AGENT_PASS;
 	if (ip->protocol != IPPROTO_IPIP)
-		return pass_plain(skb, ip, end);
+		return is_ask(ip, end) ? answer_ask(skb) : pass_plain(skb, ip, end);
 	if ((ip->saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012) of two words and up to seven
- * bytes: 17 bytes are what a cookie covers, 20 what a connection's fingerprint does.
+ * bytes: 17 bytes are what a cookie covers, 20 what a connection's fingerprint does; and of 64, which is what
+ * the tag of an ask does.
  */
 #pragma once
 
@@ -58,4 +59,23 @@ static __always_inline __u64 siphash_17(const __u64 key[2], __u64 word0, __u64 w
 static __always_inline __u64 siphash_20(const __u64 key[2], __u64 word0, __u64 word1, __u32 last)
 {
 	return siphash(key, word0, word1, last, 20);
+}
+
+static __always_inline __u64 siphash_64(const __u64 key[2], const __u64 word[8])
+{
+	__u64 v0 = key[0] ^ 0x736f6d6570736575ULL;
+	__u64 v1 = key[1] ^ 0x646f72616e646f6dULL;
+	__u64 v2 = key[0] ^ 0x6c7967656e657261ULL;
+	__u64 v3 = key[1] ^ 0x7465646279746573ULL;
+
+#pragma unroll
+	for (__u32 i = 0; i < 8; i++)
+		SIP_COMPRESS(word[i]);
+	SIP_COMPRESS(64ULL << 56);
+	v2 ^= 0xff;
+	SIP_ROUND(v0, v1, v2, v3);
+	SIP_ROUND(v0, v1, v2, v3);
+	SIP_ROUND(v0, v1, v2, v3);
+	SIP_ROUND(v0, v1, v2, v3);
+	return v0 ^ v1 ^ v2 ^ v3;
 }

@@ -39,8 +39,12 @@ class Agent(loading.Loaded):
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
             agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
+            if config.recovery is not None:
+                agent.object.rodata["ask_address"] = tables.be32(config.backends()[backend].address)
+                agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
             agent.object.load()
             agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
+            agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))
             agent.object.maps["services"].update_batch(services)
         except BaseException:
             agent.close()

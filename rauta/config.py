@@ -3,6 +3,7 @@
     version: 1
     encapsulation: {source: 198.19.0.0/24}     # outer source addresses, one a flow; must route back to the router
     flows: 131072                              # size of the flow table
+    recovery: {port: 21057, rate: 1000}        # may be left out: ask the backends about flows that are not in it
     vips:
       - name: shop
         address: 198.18.100.80
@@ -33,7 +34,7 @@ from rauta.contract import MAX_CLUSTERS, MAX_VIPS
 from rauta.document import load_document
 from rauta.mistakes import together
 
-__all__ = ["MAX_WEIGHT", "Backend", "Cluster", "Config", "Encapsulation", "Route", "Vip", "load_config"]
+__all__ = ["MAX_WEIGHT", "Backend", "Cluster", "Config", "Encapsulation", "Recovery", "Route", "Vip", "load_config"]
 
 
 MAX_WEIGHT = 65535
@@ -123,12 +124,23 @@ class Encapsulation(_Model):
     source: Annotated[IPv4Network, AfterValidator(_sources)]
 
 
+class Recovery(_Model):
+    """Flows that lost their entry are asked about (docs/recovery.md).
+
+    `port`: the UDP port at which agents are asked. `rate`: about how many segments a second, at most, on each router.
+    """
+
+    port: Port = 21057
+    rate: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1000
+
+
 class Config(_Model):
     """A whole configuration, checked: every name it uses is defined, and nothing in it contradicts anything else."""
 
     version: Literal[1]
     encapsulation: Encapsulation
     flows: Annotated[int, Field(strict=True, ge=1024, le=1 << 24)] = 131072
+    recovery: Recovery | None = None
     vips: Annotated[tuple[Vip, ...], Field(max_length=MAX_VIPS)]
     clusters: Annotated[tuple[Cluster, ...], Field(max_length=MAX_CLUSTERS)]
 

@@ -116,7 +116,7 @@ class Builder:
         targets.update_batch((target, table) for target, (table, _) in enumerate(tables))
         for target, (table, weights) in enumerate(tables):
             self._fill(weights, indices)
-            if not deliver.call(target.to_bytes(4, sys.byteorder)):
+            if not deliver.call(target.to_bytes(4, sys.byteorder))[0]:
                 raise BpfError(f"filling {table!r}", "the builder does not have it")
 
     def _fill(self, weights: Mapping[str, int], indices: Mapping[str, int]) -> None:
@@ -129,7 +129,7 @@ class Builder:
         maps["preferences"].update_batch((turn, _preference(name, weights, indices)) for turn, name in enumerate(names))
         filling = {"backends": len(names), "heaviest": max(weights.values()), "rounds": _TURNS_PER_RUN // len(names)}
         maps["fillings"].update(0, filling)
-        while not self._object.programs["fill"].call():
+        while not self._object.programs["fill"].call()[0]:
             pass
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
-from rauta import loading, neighbours, offloads, tables
+from rauta import asks, loading, neighbours, offloads, tables
 from rauta.balancing import Balancer, reweighted
 from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
 from rauta.config import Config
@@ -48,6 +48,7 @@ class Router(loading.Loaded):
         router = cls(loading.open_object("ingress"), config, keys)
         try:
             router._set_constants()
+            asks.prepare(router.object, config)
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
@@ -123,6 +124,7 @@ class Router(loading.Loaded):
     def _fill_maps(self, content: tables.RouterTables) -> None:
         maps = self.object.maps
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
+        maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
         self._balancer().fill(self.config.clusters)

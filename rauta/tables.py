@@ -35,12 +35,15 @@ from rauta.keys import CookieKeys
 __all__ = [
     "Entry",
     "HashCollision",
+    "Holder",
     "RouterTables",
+    "ask_keys_entry",
     "backend_entry",
     "backend_indices",
     "be16",
     "be32",
     "cookie_keys_entry",
+    "holders",
     "maglev_table",
     "maglev_values",
     "path_hash",
@@ -231,6 +234,33 @@ def maglev_table(values: bytes) -> array[int]:
 def cookie_keys_entry(keys: CookieKeys) -> dict[str, Any]:
     """The one value of the map `cookie_keys`."""
     return {"key": [list(key) for key in keys.by_epoch], "epoch": keys.epoch}
+
+
+def ask_keys_entry(keys: CookieKeys) -> dict[str, Any]:
+    """The one value of the map `ask_keys`."""
+    return {"key": [list(key) for key in keys.ask_keys]}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A host that may hold connections of a VIP: its address, and the index of a backend there."""
+
+    address: IPv4Address
+    index: int
+
+
+def holders(config: Config) -> dict[tuple[int, int], list[Holder]]:
+    """By a VIP's address and port as they stand in memory: each host once that its routes lead to, drained ones too."""
+    indices = backend_indices(config)
+    clusters = {cluster.name: cluster.backends for cluster in config.clusters}
+    found = {}
+    for vip in config.vips:
+        names = dict.fromkeys(route.cluster for route in vip.routes)
+        hosts: dict[IPv4Address, int] = {}
+        for backend in (backend for name in names for backend in clusters[name]):
+            hosts.setdefault(backend.address, indices[backend.name])
+        found[be32(vip.address), be16(vip.port)] = [Holder(address, index) for address, index in hosts.items()]
+    return found
 
 
 def services(config: Config, backend_name: str) -> list[Entry]:

@@ -92,10 +92,18 @@ class Bench:
 class Router(Bench):
     """`rauta_ingress`, and what its maps hold."""
 
-    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0") -> None:
-        """Loads the program; encapsulated packets come from that network."""
+    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0", **constants: int) -> None:
+        """Loads the program; encapsulated packets come from that network.
+
+        With other `constants` of the object than it has by itself, all its programs are loaded, also those that are
+        left out by default.
+        """
         self.outer = (outer_network, outer_mask)
         obj = loading.open_object("ingress")
+        for name, value in constants.items():
+            obj.rodata[name] = value
+        for program in obj.programs.values() if constants else ():
+            program.set_autoload(True)
         obj.rodata["route_key"], obj.rodata["flow_key"] = oracle.ROUTE_KEY, oracle.FLOW_KEY
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
@@ -273,9 +281,13 @@ class Router(Bench):
 class Agent(Bench):
     """`rauta_agent_ingress` and `rauta_agent_egress` of one backend, in a network namespace without any socket."""
 
-    def __init__(self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]]) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port."""
+    def __init__(
+        self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]], **constants: int
+    ) -> None:
+        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object."""
         obj = loading.open_object("agent")
+        for name, value in constants.items():
+            obj.rodata[name] = value
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)

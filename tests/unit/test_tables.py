@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from array import array
 from ipaddress import IPv4Address
@@ -229,6 +230,23 @@ def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
     assert tables.services(configuration(), "web-1") == tables.services(configuration(), "admin-1")
 
 
+def test_each_host_that_a_vip_leads_to_is_asked_once() -> None:
+    """Also a drained one, which keeps its connections; by the name that comes first in the configuration."""
+    clusters = [
+        {"name": "web", "backends": [backend("web-2", 12, weight=0), backend("web-1", 11), backend("extra", 12)]},
+        {"name": "api", "backends": [backend("api-1", 21), backend("web-1", 11)]},
+        {"name": "admin", "backends": [backend("admin-1", 11, port=9000)]},
+    ]
+    holders = tables.holders(configuration(clusters=clusters))
+    index = {"admin-1": 0, "api-1": 1, "extra": 2, "web-1": 3, "web-2": 4}
+    assert tables.backend_indices(configuration(clusters=clusters)) == index
+    vip = 0x506412C6
+    assert {key: {(str(one.address), one.index) for one in hosts} for key, hosts in holders.items()} == {
+        (vip, 0x5000): {("198.18.0.11", 3), ("198.18.0.12", 4), ("198.18.0.21", 1)},
+        (vip, 0xFB20): {("198.18.0.11", 0)},
+    }
+
+
 def test_an_agent_for_an_unknown_backend_is_told_the_known_ones() -> None:
     with pytest.raises(RautaError, match="no backend is called 'web-9'\nThe configuration has: admin-1, api-1, web-1"):
         tables.services(configuration(), "web-9")
@@ -253,6 +271,14 @@ def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
     keys = [CookieKeys.from_bytes(raw) for raw in (bytes(32), bytes(31) + b"\1", bytes(32))]
     assert keys[0].consumed_key == keys[2].consumed_key != keys[1].consumed_key
     assert keys[0].consumed_key == (0xB4AA8D2381585D3A, 0x10CC82892DE46BE1)
+
+
+def test_asks_have_keys_of_their_own_for_each_epoch() -> None:
+    keys = CookieKeys.from_bytes(bytes(range(32)))
+    raw = [hashlib.shake_256(b"rauta ask" + bytes(half)).digest(16) for half in (range(16), range(16, 32))]
+    expected = [[int.from_bytes(one[:8], "little"), int.from_bytes(one[8:], "little")] for one in raw]
+    assert tables.ask_keys_entry(keys) == {"key": expected}
+    assert not {number for key in expected for number in key} & {number for key in keys.by_epoch for number in key}
 
 
 def test_keys_do_not_show_themselves() -> None:
