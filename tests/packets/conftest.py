@@ -6,6 +6,7 @@ import pytest
 
 from packets.bench import Agent, Router, throwaway_namespace
 from packets.frames import LOCAL, LOCAL_PORT, SECOND_LOCAL_PORT, SECOND_VIP, SECOND_VIP_PORT, VIP, VIP_PORT
+from rauta.bpf import BpfError
 
 ROUTERS, ROUTERS_MASK = "198.19.0.0", "255.255.255.0"
 
@@ -36,3 +37,12 @@ def loaded_agent() -> Iterator[Agent]:
 def agent(loaded_agent: Agent) -> Agent:
     loaded_agent.object.maps["mappings"].clear()
     return loaded_agent
+
+
+@pytest.fixture
+def device_sums(agent: Agent) -> None:
+    """The kernel can test what becomes of the sum that a device has made of a packet (CHECKSUM_COMPLETE)."""
+    try:
+        agent.object.programs["rauta_agent_ingress"].test_run(bytes(64), checksum_complete=True)
+    except BpfError as error:
+        pytest.skip(f"this kernel cannot test that: {error}")
