@@ -280,7 +280,7 @@ struct ask_keys {		/* map ask_keys, one entry; on routers and agents alike; deri
 	__u64 key[2][2];	/* k0, k1 by epoch */
 };
 
-struct ask_call {		/* context of the router's programs rauta_seal_ask and rauta_take_answer */
+struct ask_call {		/* argument of the router's programs rauta_seal_ask and rauta_take_answer */
 	struct tuple between;	/* the router's own address and port (client), the agent's (server) */
 	__u32 backend;		/* index of the one that is asked */
 	struct ask ask;
