@@ -32,13 +32,19 @@ from packets.frames import (
     ethernet,
 )
 from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MAPPING_OPENING, Ask, Tuple
-from packets.test_agent_sockets import SO_TCP, TCP_QUEUE_SEQ, TCP_RECV_QUEUE, TCP_REPAIR, TCP_REPAIR_QUEUE
+from packets.sockets import (
+    SO_TCP,
+    TCP_QUEUE_SEQ,
+    TCP_RECV_QUEUE,
+    TCP_REPAIR,
+    TCP_REPAIR_QUEUE,
+    TCP_SEND_QUEUE,
+)
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)
 ROUTER, ROUTER_PORT, ASK_PORT = "198.18.0.2", 45678, 21057
 BETWEEN = Tuple(ROUTER, ROUTER_PORT, LOCAL, ASK_PORT)
-TCP_SEND_QUEUE = 2
 TC_ACT_REDIRECT = 7
 
 RECEIVED, SENT = 0x2233_4455, 0x6677_8899
