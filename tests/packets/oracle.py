@@ -47,6 +47,7 @@ ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
 ANSWER_REFUSED, ANSWER_NOT_MINE, ANSWER_RECOVERED, ANSWER_LATE = 0, 1, 2, 3
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
+MAX_ATTEMPTS = 3
 
 # ---- the secrets of these tests -------------------------------------------------------------------------
 
