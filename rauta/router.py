@@ -4,16 +4,22 @@
         router.attach("eth0")           clients and backends on one network (one-armed)
         router.attach("eth0", "eth1")   or on several: clients may come in on each, backends be behind each
 
-Everything is in the maps before the program is attached, so no packet meets a half-configured router.
+Everything is in the maps before the program is attached, so no packet meets a half-configured router. If the
+configuration has a fallback, an agent comes with it, which takes the fallback's connections to the proxy: start that
+first (rauta.fallback).
 """
 
 from __future__ import annotations
 
+import math
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
 from rauta import asks, loading, neighbours, offloads, tables
+from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted
 from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
 from rauta.config import Config
@@ -24,8 +30,11 @@ from rauta.keys import Keys
 __all__ = ["Router"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
+_FALLBACK = "FALLBACK_"
+_FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
 _KEY_DRAWS = 8
+_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
 
 
 class Router(loading.Loaded):
@@ -37,6 +46,7 @@ class Router(loading.Loaded):
         self.config = config
         self.keys = keys
         self._attached = False
+        self._fallback_agent: Agent | None = None
 
     @classmethod
     def load(cls, config: Config, keys: Keys) -> Self:
@@ -65,6 +75,9 @@ class Router(loading.Loaded):
         of that one must be able to send for XDP (veth: its peer needs an XDP program, too). RautaError if there is no
         such interface, a backend cannot be reached through any of them, or this router is attached already; AttachError
         if the kernel refuses. Then it is attached nowhere.
+
+        A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
+        that takes what every agent takes (Linux 6.9, tcp_syncookies).
         """
         tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
         if self._attached:
@@ -74,6 +87,8 @@ class Router(loading.Loaded):
         indices = {loading.interface_index(interface): interface for interface in interfaces}
         self._fill_backends(list(indices))
         with ExitStack() as undo:
+            if self.config.fallback is not None:
+                self._attach_fallback(list(indices), undo)
             attachments = tuple(self._attach_one(index, name, mode, undo) for index, name in indices.items())
             self._undo_here(undo.pop_all().close)
         self._attached = True
@@ -98,6 +113,36 @@ class Router(loading.Loaded):
         clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
         self.config = self.config.model_copy(update={"clusters": clusters})
 
+    def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
+        """The fallback's place among the backends, and its agent."""
+        backends = self.config.backends().values()
+        address = neighbours.own_address(interfaces[0], (backend.address for backend in backends))
+        agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address))
+        for interface in interfaces:
+            agent.attach(socket.if_indextoname(interface))
+        entry = tables.local_backend_entry(address)
+        self.object.maps["backends"].update(tables.fallback_index(self.config), entry)
+        self._fallback_agent = agent
+        undo.callback(self._forget_fallback)
+
+    def _forget_fallback(self) -> None:
+        self._fallback_agent = None
+
+    @property
+    def fallback_agent(self) -> Agent | None:
+        """The agent on this host that brings the fallback its connections, while there is one."""
+        return self._fallback_agent
+
+    @property
+    def fast_path_share(self) -> float | None:
+        """How many of the connections that said something were routed here, and not handed to the fallback: 0 to 1.
+
+        By their first requests. None before the first one. What the router answered itself counts as neither.
+        """
+        counters = self.counters()
+        routed, handed = counters["ROUTED_FIRST"], sum(counters[reason] for reason in _handed_over(counters))
+        return routed / (routed + handed) if routed + handed else None
+
     @property
     def requests_routed(self) -> int:
         """Requests that went to a backend: the first ones of connections, and later ones."""
@@ -115,6 +160,7 @@ class Router(loading.Loaded):
         self.object.rodata["flow_sets"] = _flow_sets(self.config)
         self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
         self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)
+        self.object.rodata["tick_ms"] = math.ceil(time.clock_getres(_MONOTONIC_COARSE) * 1000)
 
     def _size_maps(self, content: tables.RouterTables) -> None:
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
@@ -146,6 +192,11 @@ class Router(loading.Loaded):
             value = tables.backend_entry(backend, hop.mac, interface=interface, source=sources[hop.interface])
             entries.append((indices[name], value))
         self.object.maps["backends"].update_batch(entries)
+
+
+def _handed_over(counters: Mapping[str, int]) -> list[str]:
+    """The verdicts on the first data of connections that the fallback gets: its reasons."""
+    return [name for name in counters if name.startswith(_FALLBACK) and name not in _FALLBACK_LATER]
 
 
 def _flow_sets(config: Config) -> int:

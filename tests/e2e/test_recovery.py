@@ -199,6 +199,20 @@ def test_an_upload_is_reset_and_nothing_of_it_is_delivered(routed: Bench) -> Non
         assert delivered["FORWARDED"] == 0
 
 
+def test_what_overtakes_a_first_request_harms_it_not(routed: Bench) -> None:
+    """Everybody denies the connection, which has no socket yet; its client is healthy."""
+    with capture(routed.client) as wire, routed.connected() as connection:
+        hello = next(packet for packet in wire.received() if packet.flags == "SA")
+        grown = routed.growth()
+        ahead = segment(
+            hello.destination, hello.source, "PA", seq=hello.ack + 100, ack=hello.seq + 1, payload=b"b" * 99
+        )
+        send(routed.client, ahead)
+        eventually(lambda: grown["flows_denied"] == 1, "all backends to deny it")
+        assert connection.ask("/api/x", method="POST", body=b"b" * 999).status == 200
+        assert grown["clients_reset"] == 0
+
+
 SIOCOUTQ = 0x5411
 """linux/sockios.h: bytes that are not acknowledged yet"""
 

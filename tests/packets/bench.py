@@ -18,11 +18,12 @@ from packets import frames, oracle
 from packets.frames import VIP, VIP_PORT, Backend, Connection, Segment
 from packets.oracle import Route, Vip
 from rauta import loading, namespaces
-from rauta.bpf import BpfObject, Map, MapType, skb_context
+from rauta.bpf import BpfObject, Map, MapType, skb_context, skb_fields
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
+TC_ACT_REDIRECT = 7
 FLOW_SETS = 16
 CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
@@ -336,6 +337,16 @@ class Agent(Bench):
         code, output = self.run(f"rauta_agent_{direction}", frame, verdict, ctx)
         assert code in TC_PASSES
         assert output.hex(" ") == bytes(expected).hex(" ")
+
+    def goes_round(
+        self, frame: SupportsBytes, verdict: str, expected: SupportsBytes, *, marked: int = 0, mark: int
+    ) -> None:
+        """Through the same interface's ingress again, as that frame, with that mark (`marked`: with which it came)."""
+        program, ctx = self.object.programs["rauta_agent_ingress"], skb_context(mark=marked)
+        with self.counting(verdict):
+            done = program.test_run(bytes(frame), ctx=ctx, ctx_out_size=len(ctx))
+        assert (done.retval, done.data.hex(" ")) == (TC_ACT_REDIRECT, bytes(expected).hex(" "))
+        assert skb_fields(done.ctx)["mark"] == mark
 
     def drops(self, direction: str, frame: SupportsBytes, verdict: str, mark: int = 0) -> None:
         """Nowhere. What became of the bytes does not matter."""

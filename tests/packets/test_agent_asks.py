@@ -32,13 +32,19 @@ from packets.frames import (
     ethernet,
 )
 from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MAPPING_OPENING, Ask, Tuple
-from packets.test_agent_sockets import SO_TCP, TCP_QUEUE_SEQ, TCP_RECV_QUEUE, TCP_REPAIR, TCP_REPAIR_QUEUE
+from packets.sockets import (
+    SO_TCP,
+    TCP_QUEUE_SEQ,
+    TCP_RECV_QUEUE,
+    TCP_REPAIR,
+    TCP_REPAIR_QUEUE,
+    TCP_SEND_QUEUE,
+)
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)
 ROUTER, ROUTER_PORT, ASK_PORT = "198.18.0.2", 45678, 21057
 BETWEEN = Tuple(ROUTER, ROUTER_PORT, LOCAL, ASK_PORT)
-TCP_SEND_QUEUE = 2
 TC_ACT_REDIRECT = 7
 
 RECEIVED, SENT = 0x2233_4455, 0x6677_8899
@@ -280,9 +286,10 @@ def test_a_vip_that_is_not_served_has_none(asked: Agent, vip: tuple[str, int]) -
         answers(asked, ask, replace(ask, kind=oracle.ASK_NOT_MINE))
 
 
-def test_another_vips_socket_is_another_connection(asked: Agent) -> None:
+@pytest.mark.parametrize("other", [{"server": SECOND_VIP}, {"server_port": SECOND_VIP_PORT}], ids=str)
+def test_another_vips_socket_is_another_connection(asked: Agent, other: dict[str, Any]) -> None:
     with established() as sock:
-        carry(asked, sock, replace(ALICE, server=SECOND_VIP, server_port=SECOND_VIP_PORT))
+        carry(asked, sock, replace(ALICE, **other))
         answers(asked, ASK, NOT_MINE)
 
 
@@ -378,6 +385,12 @@ LENGTHS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("fields", LENGTHS.values(), ids=LENGTHS)
 def test_lengths_must_agree(asked: Agent, fields: dict[str, Any]) -> None:
     is_silent(asked, datagram(ASK, **fields))
+
+
+@pytest.mark.parametrize("length", [0, 20, 28, 83, 85, 1500, 65535])
+def test_so_must_the_packets(asked: Agent, length: int) -> None:
+    frame = datagram(ASK)
+    is_silent(asked, frame[:16] + length.to_bytes(2, "big") + frame[18:])
 
 
 def test_a_frame_that_ends_within_the_question_is_dropped(asked: Agent) -> None:

@@ -22,7 +22,6 @@ from packets.frames import (
 )
 from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MARK_MAGIC, MARK_OPENS, Tuple
 from packets.sockets import IPPROTO_MPTCP, established, listening
-from rauta.bpf import BpfError
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)
@@ -59,14 +58,6 @@ def test_as_long_as_that_has_not_opened_its_socket_is_an_older_ones(agent: Agent
     agent.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_CLEARING)
     with established(ALICE, expected=EXPECTED):
         agent.passes("ingress", carried(FIRST, opens=True), "AGENT_CLEARING", clearing(FIRST, EXPECTED))
-
-
-@pytest.fixture
-def device_sums(agent: Agent) -> None:
-    try:
-        agent.object.programs["rauta_agent_ingress"].test_run(bytes(64), checksum_complete=True)
-    except BpfError as error:
-        pytest.skip(f"this kernel cannot test that: {error}")
 
 
 @pytest.mark.usefixtures("device_sums")
