@@ -260,7 +260,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 /* ---- verdicts ----------------------------------------------------------------------------------- */
 
 /*
- * One counter each (map verdicts, per CPU). Every packet that enters a program leaves it through exactly one.
+ * One counter each for every VIP (map verdicts). Every packet that enters a program leaves it through exactly one.
  * The range says what happens to the packet; within a range the list is append-only.
  */
 #define VERDICT_DROP	16	/* router: below, the packet is passed to the kernel */
@@ -347,4 +347,11 @@ enum verdict {
 	AGENT_EGRESS_DROP,		/* translation failed: the local address must not leak */
 
 	VERDICT_COUNT = 256,
+};
+
+/* ---- observation -------------------------------------------------------------------------------- */
+
+struct verdict_counts {		/* map verdicts, per CPU, by vip.id. 0: what is passed, and fragments, which name no port;
+				 * all of the agent */
+	__u64 packets[VERDICT_COUNT]; /* by enum verdict */
 };

@@ -367,7 +367,7 @@ int rauta_ingress(struct xdp_md *ctx)
 	struct segment segment;
 	enum verdict verdict = handle(ctx, &segment);
 
-	count(verdict);
+	count(segment.vip ? segment.vip->id : 0, verdict);
 	if (verdict < VERDICT_DROP)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
@@ -380,6 +380,7 @@ int rauta_ingress(struct xdp_md *ctx)
 /* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for
  * libbpf and the control plane. */
 const volatile struct {
+	enum verdict verdict;
 	enum method method;
 	enum no_route_answer no_route;
 	enum path_kind path_kind;

@@ -8,6 +8,8 @@
  */
 #pragma once
 
+#include <stddef.h>
+
 #include "kernel.h"
 #include "verdict.h"
 
@@ -20,7 +22,7 @@ struct { /* which addresses and ports are ours, and what happens to requests wit
 
 struct segment { /* of a client, to a VIP; numbers in host byte order */
 	struct tuple tuple;
-	const struct vip *vip;
+	const struct vip *vip; /* NULL: none yet */
 	__u64 hash;   /* flow_hash of the tuple */
 	long frame;   /* length of the whole frame, bytes; more than the packet if the link pads */
 	__u32 leaves; /* once encapsulated: index of the interface to leave through, 0: as it came */
@@ -86,6 +88,7 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	struct vip_key key = {};
 	__be16 *ports;
 
+	segment->vip = NULL;
 	if ((void *)(eth + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASS_NOT_IPV4;
 	if ((void *)(ip + 1) > end)

@@ -51,10 +51,20 @@ class Loaded(ABC):
         self._undo.close()
 
     def counters(self) -> dict[str, int]:
-        """How many packets left the programs by each verdict, summed over all CPUs, by the names of contract.h."""
+        """How many packets left the programs by each verdict, over all VIPs and CPUs, by the names of contract.h."""
+        rows = [self._counted(vip) for vip in range(self._vips() + 1)]
+        return {name: sum(row[name] for row in rows) for name in rows[0]}
+
+    def _counted(self, vip: int) -> dict[str, int]:
+        """The same of the VIP with that id alone; 0 for what no VIP is charged with."""
+        per_cpu = self.object.maps["verdicts"].lookup(vip)
+        packets = [sum(cpus) for cpus in zip(*(counts["packets"] for counts in per_cpu), strict=True)]
         verdicts = self.object.btf.enum("verdict")
-        packets = {number: sum(per_cpu) for number, per_cpu in self.object.maps["verdicts"].items_batch()}
         return {name: packets[number] for name, number in verdicts.items() if self._counts(name)}
+
+    @abstractmethod
+    def _vips(self) -> int:
+        """How many VIPs the programs count for; their ids start at 1."""
 
     @abstractmethod
     def _counts(self, verdict: str) -> bool:

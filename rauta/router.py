@@ -90,6 +90,17 @@ class Router(loading.Loaded):
         counters = self.counters()
         return sum(counters[verdict] for verdict in _ROUTED)
 
+    def counters_by_vip(self) -> dict[str, dict[str, int]]:
+        """The same as `counters` by the name of the VIP that packets were for.
+
+        What is passed, and fragments, which name no port, are for none: they are under the name "".
+        """
+        names = ("", *(vip.name for vip in self.config.vips))
+        return {name: self._counted(vip) for vip, name in enumerate(names)}
+
+    def _vips(self) -> int:
+        return len(self.config.vips)
+
     def _counts(self, verdict: str) -> bool:
         return loading.is_router_verdict(verdict)
 

@@ -72,6 +72,13 @@ def address_of(value: int) -> str:
     return str(IPv4Address(value.to_bytes(4, "little")))
 
 
+def destination(frame: bytes) -> tuple[str, int]:
+    """Address and port that an Ethernet frame with IPv4 and TCP is for."""
+    packet = frame[14:]
+    ports = 4 * (packet[0] & 0x0F)
+    return str(IPv4Address(packet[16:20])), int.from_bytes(packet[ports + 2 : ports + 4], "big")
+
+
 # ---- the digest of a request head -----------------------------------------------------------------------
 
 

@@ -1,0 +1,122 @@
+"""What the data plane says about itself: the loaded router, asked after packets whose fate is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from packets import oracle
+from packets.bench import BACKENDS, CLUSTERS, RESETTING_PORT, RESETTING_VIP
+from packets.frames import CLIENT_MAC, ROUTER_MAC, VIP, VIP_PORT, Connection, Segment, ethernet, request
+from rauta import tables
+from rauta.config import Config
+from rauta.keys import CookieKeys, Keys
+from rauta.router import Router
+
+ALICE = Connection()
+BOB = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)
+KEYS = Keys(CookieKeys((oracle.COOKIE_KEYS[0], oracle.COOKIE_KEYS[1])), oracle.ROUTE_KEY, oracle.FLOW_KEY)
+ROUTES: dict[str, list[dict[str, str]]] = {
+    "shop": [
+        {"prefix": "/", "cluster": "web"},
+        {"prefix": "/api", "cluster": "api"},
+        {"prefix": "/api", "method": "POST", "cluster": "web"},
+        {"exact": "/open", "cluster": "web", "host": "closed.test"},
+    ],
+    "strict": [{"exact": "/open", "cluster": "skewed"}, {"prefix": "/drained", "cluster": "drained"}],
+}
+
+
+def configuration(routes: dict[str, list[dict[str, str]]] = ROUTES) -> Config:
+    """VIPs `shop` and `strict`, which resets what no route names, in front of the clusters of the bench."""
+    shop = {"name": "shop", "address": VIP, "port": VIP_PORT, "routes": routes["shop"]}
+    strict = {"name": "strict", "address": RESETTING_VIP, "port": RESETTING_PORT, "routes": routes["strict"]}
+    clusters = [
+        {"name": cluster, "backends": [member(name, weight) for name, weight in weights.items()]}
+        for cluster, weights in CLUSTERS.items()
+    ]
+    fields = {"version": 1, "encapsulation": {"source": "198.19.0.0/24"}, "flows": 1024, "clusters": clusters}
+    return Config.model_validate(fields | {"vips": [shop, strict | {"no_route": "reset"}]})
+
+
+def member(name: str, weight: int) -> dict[str, Any]:
+    return {"name": name, "address": BACKENDS[name].address, "port": 8080, "weight": weight}
+
+
+@contextmanager
+def loaded(config: Config | None = None, **settings: Any) -> Iterator[Router]:
+    """A router that routes but is attached nowhere."""
+    with Router.load(config or configuration(), KEYS, **settings) as router:
+        indices = tables.backend_indices(router.config)
+        for name, backend in router.config.backends().items():
+            value = tables.backend_entry(backend, oracle.mac(BACKENDS[name].mac))
+            router.object.maps["backends"].update(indices[name], value)
+        yield router
+
+
+def run(router: Router, *frames: Segment | bytes) -> None:
+    for frame in frames:
+        router.object.programs["rauta_ingress"].test_run(bytes(frame))
+
+
+def counted(counters: dict[str, int]) -> dict[str, int]:
+    return {name: packets for name, packets in counters.items() if packets}
+
+
+# ---- verdicts -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counting() -> Iterator[Router]:
+    """A router that has seen packets for both VIPs and for none."""
+    with loaded() as router:
+        run(router, ALICE.syn(), ALICE.data(request("/")), ALICE.ack(len(request("/"))), ALICE.ack(len(request("/"))))
+        run(router, BOB.syn(), BOB.data(request("/nowhere")), BOB.data(request("/"), flags="SA"))
+        run(router, ethernet(CLIENT_MAC, ROUTER_MAC, bytes(46), ethertype=0x86DD))
+        run(router, Connection(server=VIP, server_port=VIP_PORT + 1).data(request("/")))
+        run(router, ALICE.data(request("/"), ip={"flags": "MF"}))
+        yield router
+
+
+def test_verdicts_are_counted_for_the_vip_of_the_packet(counting: Router) -> None:
+    by_vip = {vip: counted(counters) for vip, counters in counting.counters_by_vip().items()}
+    assert by_vip == {
+        "": {"PASS_NOT_IPV4": 1, "PASS_NOT_VIP": 1, "DROP_FRAGMENT": 1},
+        "shop": {"TX_SYN_ACK": 1, "ROUTED_FIRST": 1, "FORWARDED": 2},
+        "strict": {"TX_SYN_ACK": 1, "TX_RESET_NO_ROUTE": 1, "DROP_FLAGS": 1},
+    }
+
+
+def test_every_verdict_of_the_router_has_a_counter_for_every_vip(counting: Router) -> None:
+    verdicts = counting.counters().keys()
+    assert all(counters.keys() == verdicts for counters in counting.counters_by_vip().values())
+    assert "ROUTED_FIRST" in verdicts
+    assert not any(name.startswith(("AGENT_", "VERDICT_")) for name in verdicts)
+
+
+def test_the_total_is_that_of_all_vips_and_none(counting: Router) -> None:
+    assert counted(counting.counters()) == {
+        "PASS_NOT_IPV4": 1,
+        "PASS_NOT_VIP": 1,
+        "DROP_FRAGMENT": 1,
+        "DROP_FLAGS": 1,
+        "TX_SYN_ACK": 2,
+        "TX_RESET_NO_ROUTE": 1,
+        "ROUTED_FIRST": 1,
+        "FORWARDED": 2,
+    }
+
+
+def test_the_last_vip_of_as_many_as_there_may_be_is_counted() -> None:
+    """Its id is the highest that the map has a row for."""
+    one = configuration().model_dump(mode="json")
+    shop = one["vips"][0] | {"routes": []}
+    one["vips"] = [shop | {"name": f"vip-{number}", "port": 1000 + number} for number in range(64)]
+    with loaded(Config.model_validate(one)) as router:
+        run(router, Connection(server_port=1063).syn())
+        assert {vip: counted(row) for vip, row in router.counters_by_vip().items() if counted(row)} == {
+            "vip-63": {"TX_SYN_ACK": 1}
+        }
