@@ -24,6 +24,7 @@
 #define FLOW_WAYS	8	/* entries of a set in the flow table */
 #define MAX_BACKENDS	4096
 #define MAX_CLUSTERS	1024
+#define MAX_ROUTES	4194303	/* of all VIPs, see path.route */
 #define MAX_VIPS	64
 #define MAGLEV_SLOTS	65537	/* prime, as the paper wants it (Eisenbud et al., NSDI '16, section 3.4) */
 #define MAGLEV_PACKED	16385	/* map entries of four slots each: ceil(MAGLEV_SLOTS / 4) */
@@ -127,8 +128,21 @@ struct path_key {		/* map paths */
 	__u16 kind;		/* enum path_kind */
 };
 
+/*
+ * What a path leads to, by enum method; 0: no route for this method here.
+ *
+ *   31                 10 9            0
+ *  | route's number + 1  | cluster index |
+ *
+ * Routes are numbered from 0 over all VIPs as they stand in the configuration, so whoever has found one knows
+ * its counter and its cluster.
+ */
+#define ROUTE_CLUSTER_BITS 10
+#define route_cluster(route) ((route) & ((1 << ROUTE_CLUSTER_BITS) - 1))
+#define route_number(route) (((route) >> ROUTE_CLUSTER_BITS) - 1)
+
 struct path {
-	__u32 cluster[METHOD_COUNT]; /* cluster index + 1 by enum method; 0: no route for this method here */
+	__u32 route[METHOD_COUNT];
 	char path[MAX_PATH];	/* zero-padded: compared after the hash matched */
 };
 

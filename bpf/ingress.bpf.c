@@ -12,6 +12,7 @@
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
+#include "observe.h"
 #include "packet.h"
 #include "reply.h"
 #include "route.h"
@@ -68,10 +69,10 @@ static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *
 
 /* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
  * to refuse it with. */
-static __noinline enum verdict route_request(struct xdp_md *ctx, const struct segment *segment,
+static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment *segment,
 					     struct scratch *scratch, __u32 *cluster)
 {
-	__u32 refused, found;
+	__u32 refused;
 
 	if (load_head(ctx, scratch, segment->payload, segment->length))
 		return DROP_NO_ROOM;
@@ -80,10 +81,10 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	found = find_cluster(segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
-	if (found == NO_CLUSTER)
+	segment->route = find_route(segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
+	if (segment->route == NO_ROUTE)
 		return segment->vip->no_route == NO_ROUTE_RESET ? TX_RESET_NO_ROUTE : TX_NO_ROUTE;
-	*cluster = found - 1;
+	*cluster = route_cluster(segment->route);
 	return UNDECIDED;
 }
 
@@ -367,7 +368,7 @@ int rauta_ingress(struct xdp_md *ctx)
 	struct segment segment;
 	enum verdict verdict = handle(ctx, &segment);
 
-	count(segment.vip ? segment.vip->id : 0, verdict);
+	observe(&segment, verdict);
 	if (verdict < VERDICT_DROP)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)

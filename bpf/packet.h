@@ -26,6 +26,7 @@ struct segment { /* of a client, to a VIP; numbers in host byte order */
 	__u64 hash;   /* flow_hash of the tuple */
 	long frame;   /* length of the whole frame, bytes; more than the packet if the link pads */
 	__u32 leaves; /* once encapsulated: index of the interface to leave through, 0: as it came */
+	__u32 route;  /* of the request in it, as in struct path; 0: none yet */
 	__u32 seq;
 	__u32 ack;
 	__u16 ip_length;     /* IPv4 total length, bytes */
@@ -89,6 +90,7 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	__be16 *ports;
 
 	segment->vip = NULL;
+	segment->route = 0;
 	if ((void *)(eth + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASS_NOT_IPV4;
 	if ((void *)(ip + 1) > end)

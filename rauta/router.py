@@ -11,20 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Self
 
 from rauta import loading, neighbours, offloads, tables
 from rauta.bpf import BpfObject, Map, MapType, XdpAttachment, XdpMode, attach_xdp
-from rauta.config import Cluster, Config
+from rauta.config import Cluster, Config, Route
 from rauta.contract import FLOW_WAYS, MAGLEV_PACKED
 from rauta.errors import RautaError
 from rauta.keys import Keys
 
-__all__ = ["Router"]
+__all__ = ["RouteRequests", "Router"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
 _KEY_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class RouteRequests:
+    """The requests that went to a backend by one route of a VIP."""
+
+    vip: str
+    route: Route
+    requests: int
 
 
 class Router(loading.Loaded):
@@ -98,6 +108,12 @@ class Router(loading.Loaded):
         names = ("", *(vip.name for vip in self.config.vips))
         return {name: self._counted(vip) for vip, name in enumerate(names)}
 
+    def requests_by_route(self) -> list[RouteRequests]:
+        """How many requests were routed by each route, first and later ones, in the order of the configuration."""
+        routes = [(vip.name, route) for vip in self.config.vips for route in vip.routes]
+        counts = [sum(per_cpu) for _, per_cpu in self.object.maps["route_requests"].items_batch()]
+        return [RouteRequests(vip, route, requests) for (vip, route), requests in zip(routes, counts, strict=False)]
+
     def _vips(self) -> int:
         return len(self.config.vips)
 
@@ -115,6 +131,7 @@ class Router(loading.Loaded):
 
     def _size_maps(self, content: tables.RouterTables) -> None:
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
+        self.object.maps["route_requests"].set_max_entries(max(1, sum(len(vip.routes) for vip in self.config.vips)))
         for name, entries in (("hosts", content.hosts), ("paths", content.paths)):
             self.object.maps[name].set_max_entries(2 * len(entries) + _SPARE_ENTRIES)
 

@@ -27,6 +27,7 @@ OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFFE
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
 MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
+ROUTE_CLUSTER_BITS = 10
 MAX_PATH = 256
 MAX_PREFIX_DEPTH = 30
 SHAPE_EXACT = 0x80000000
@@ -350,8 +351,10 @@ def vip_key(address: str, port: int) -> dict[str, int]:
 def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, list[Entry]]:
     """The contents of the maps `vips`, `hosts` and `paths`; VIPs and hosts are numbered from 1 as they come."""
     tables: dict[str, list[Entry]] = {"vips": [], "hosts": [], "paths": []}
-    host_id = 0
+    host_id = route_number = 0
     for number, vip in enumerate(vips, start=1):
+        found = {id(route): route_number + place for place, route in enumerate(vip.routes)}
+        route_number += len(vip.routes)
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
         for host in dict.fromkeys(route.host for route in vip.routes):
@@ -364,7 +367,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
                 kind = HOST_WILDCARD if host[0] == "*" else HOST_EXACT
                 key = {"hash": words_hash(name), "vip": number, "length": len(name), "kind": kind}
                 tables["hosts"].append((key, {"id": host_id, "shapes": shapes(routes), "name": name}))
-            tables["paths"] += path_entries(routes, host_id, clusters)
+            tables["paths"] += path_entries([(found[id(route)], route) for route in routes], host_id, clusters)
         tables["vips"].append((vip_key(vip.address, vip.port), value))
     tables["vips"] += [(vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in vips)]
     return tables
@@ -375,14 +378,15 @@ def shapes(routes: Iterable[Route]) -> int:
     return sum({1 << route.path.count(b"/") if route.kind == PATH_PREFIX else SHAPE_EXACT for route in routes})
 
 
-def path_entries(routes: Sequence[Route], host_id: int, clusters: Mapping[str, int]) -> list[Entry]:
-    """The entries of one host in the map `paths`."""
+def path_entries(routes: Sequence[tuple[int, Route]], host_id: int, clusters: Mapping[str, int]) -> list[Entry]:
+    """The entries of one host in the map `paths`, of its routes with their numbers."""
     entries: list[Entry] = []
-    for kind, path in dict.fromkeys((route.kind, route.path) for route in routes):
+    for kind, path in dict.fromkeys((route.kind, route.path) for _, route in routes):
         by_method = [0] * (1 + len(METHODS))
-        for route in routes:
+        for number, route in routes:
             if (route.kind, route.path) == (kind, path):
-                by_method[1 + METHODS.index(route.method) if route.method else 0] = clusters[route.cluster] + 1
+                method = 1 + METHODS.index(route.method) if route.method else 0
+                by_method[method] = (number + 1) << ROUTE_CLUSTER_BITS | clusters[route.cluster]
         key = {"hash": path_hash(path), "host": host_id, "length": len(path), "kind": kind}
-        entries.append((key, {"cluster": by_method, "path": path}))
+        entries.append((key, {"route": by_method, "path": path}))
     return entries

@@ -120,3 +120,59 @@ def test_the_last_vip_of_as_many_as_there_may_be_is_counted() -> None:
         assert {vip: counted(row) for vip, row in router.counters_by_vip().items() if counted(row)} == {
             "vip-63": {"TX_SYN_ACK": 1}
         }
+
+
+# ---- routes ---------------------------------------------------------------------------------------------
+
+
+def requests(router: Router) -> list[tuple[str, str, int]]:
+    """VIP, path and requests of each route, in the order of the configuration."""
+    return [(one.vip, one.route.path, one.requests) for one in router.requests_by_route()]
+
+
+def test_requests_are_counted_for_their_route() -> None:
+    """The first ones of connections, and later ones; not what is refused, or only belongs to a request."""
+    head, carol = request("/"), Connection(port=40001)
+    with loaded() as router:
+        run(router, ALICE.data(head), ALICE.data(head), ALICE.ack(len(head)), ALICE.later(head, len(head)))
+        run(router, carol.data(request("/api")), Connection(port=40002).data(request("/api", method="POST")))
+        run(router, Connection(port=40003).data(request("/open", host="closed.test")))
+        run(router, Connection(port=40004).data(request("/nowhere", host="closed.test")))
+        run(router, BOB.data(request("/open")), BOB.data(request("/drained")))
+        assert requests(router) == [
+            ("shop", "/", 2),
+            ("shop", "/api", 1),
+            ("shop", "/api", 1),
+            ("shop", "/open", 1),
+            ("strict", "/open", 1),
+            ("strict", "/drained", 0),
+        ]
+        assert [one.route.method for one in router.requests_by_route()][1:3] == [None, "POST"]
+        assert sum(one.requests for one in router.requests_by_route()) == router.requests_routed == 6
+
+
+def test_what_does_not_leave_for_a_backend_is_no_request_of_the_route() -> None:
+    """Too big to be encapsulated; and a later request whose route names another cluster."""
+    head = request("/")
+    with loaded() as router:
+        run(router, ALICE.data(request("/", f"X: {'x' * 1400}")))
+        run(router, ALICE.data(head), ALICE.later(request("/api"), len(head)))
+        assert counted(router.counters()) == {"DROP_TOO_BIG": 1, "ROUTED_FIRST": 1, "TX_RESET_ROUTE_CHANGED": 1}
+        assert [one.requests for one in router.requests_by_route()] == [1, 0, 0, 0, 0, 0]
+
+
+def test_each_of_65536_routes_has_its_counter() -> None:
+    routes = [{"prefix": f"/r/{number}", "cluster": "web"} for number in range(65_535)]
+    config = configuration({"shop": [*routes, {"prefix": "/", "cluster": "api"}], "strict": ROUTES["strict"]})
+    paths = ("/r/0", "/r/1023", "/r/1024", "/r/65534", "/r/65534/x", "/else")
+    with loaded(config) as router:
+        run(router, *(Connection(port=40000 + n).data(request(path)) for n, path in enumerate(paths)))
+        counts = {number: one.requests for number, one in enumerate(router.requests_by_route()) if one.requests}
+    assert counts == {0: 1, 1023: 1, 1024: 1, 65534: 2, 65535: 1}
+
+
+def test_a_configuration_may_have_no_route() -> None:
+    with loaded(configuration({"shop": [], "strict": []})) as router:
+        run(router, ALICE.data(request("/")))
+        assert router.requests_by_route() == []
+        assert counted(router.counters()) == {"TX_NO_ROUTE": 1}
