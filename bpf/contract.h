@@ -369,3 +369,27 @@ struct verdict_counts {		/* map verdicts, per CPU, by vip.id. 0: what is passed,
 				 * all of the agent */
 	__u64 packets[VERDICT_COUNT]; /* by enum verdict */
 };
+
+enum verdict_class {		/* what becomes of a packet, by the range of its verdict */
+	CLASS_PASSED = 0,
+	CLASS_DROPPED = 1,
+	CLASS_ANSWERED = 2,
+	CLASS_ROUTED = 3,	/* a request, to a backend */
+	CLASS_FORWARDED = 4,	/* to a backend, anything else */
+	CLASS_FALLBACK = 5,	/* to the proxy on this host */
+	CLASS_COUNT,
+};
+
+/*
+ * Times of the program, in ns, in four buckets an octave: bucket 4 * (e - LATENCY_FIRST_OCTAVE) + s counts those of
+ * (4 + s) << (e - 2) and more that are less than the next one's least. The first also counts shorter ones, the last
+ * also longer ones.
+ */
+#define LATENCY_FIRST_OCTAVE 4	/* from 16 ns */
+#define LATENCY_OCTAVES	20	/* to 16.8 ms */
+#define LATENCY_BUCKETS	80	/* 4 * LATENCY_OCTAVES */
+
+struct latency {		/* map latency, per CPU, by enum verdict_class */
+	__u64 sum;		/* of all times, ns */
+	__u64 bucket[LATENCY_BUCKETS];
+};

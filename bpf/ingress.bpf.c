@@ -365,10 +365,11 @@ static __always_inline enum verdict handle(struct xdp_md *ctx, struct segment *s
 SEC("xdp")
 int rauta_ingress(struct xdp_md *ctx)
 {
+	__u64 start = start_timing();
 	struct segment segment;
 	enum verdict verdict = handle(ctx, &segment);
 
-	observe(&segment, verdict);
+	observe(&segment, verdict, start);
 	if (verdict < VERDICT_DROP)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
@@ -382,6 +383,7 @@ int rauta_ingress(struct xdp_md *ctx)
  * libbpf and the control plane. */
 const volatile struct {
 	enum verdict verdict;
+	enum verdict_class verdict_class;
 	enum method method;
 	enum no_route_answer no_route;
 	enum path_kind path_kind;

@@ -20,6 +20,9 @@ MAX_VIPS = 64
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385  # map entries of SLOTS_PER_ENTRY slots each
 SLOTS_PER_ENTRY = 4
+LATENCY_FIRST_OCTAVE = 4  # of the latency histogram's buckets, four an octave: from 16 ns
+LATENCY_OCTAVES = 20
+LATENCY_BUCKETS = 80
 DIGEST_KEYS = 514  # of the digests of request heads
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
 

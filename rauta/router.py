@@ -20,12 +20,16 @@ from rauta.config import Cluster, Config, Route
 from rauta.contract import FLOW_WAYS, MAGLEV_PACKED
 from rauta.errors import RautaError
 from rauta.keys import Keys
+from rauta.latency import Histogram
+from rauta.observation import Observation
 
 __all__ = ["RouteRequests", "Router"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
 _KEY_DRAWS = 8
+_DEFAULT_OBSERVATION = Observation()
+_CLASS = "CLASS_"
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,17 @@ class Router(loading.Loaded):
         self._attached = False
 
     @classmethod
-    def load(cls, config: Config, keys: Keys) -> Self:
+    def load(cls, config: Config, keys: Keys, *, observation: Observation = _DEFAULT_OBSERVATION) -> Self:
         """Loads the program and fills its maps, but for the next hops, which `attach` looks up.
 
-        RautaError or LoadError say what the machine lacks, or what the verifier said.
+        `observation` says what is timed and told besides the counters, which there are always. RautaError or LoadError
+        say what the machine lacks, or what the verifier said.
         """
         content, keys = _hashed(config, keys)
         router = cls(loading.open_object("ingress"), config, keys)
         try:
             router._set_constants()
+            observation.set_constants(router.object.rodata)
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
@@ -113,6 +119,15 @@ class Router(loading.Loaded):
         routes = [(vip.name, route) for vip in self.config.vips for route in vip.routes]
         counts = [sum(per_cpu) for _, per_cpu in self.object.maps["route_requests"].items_batch()]
         return [RouteRequests(vip, route, requests) for (vip, route), requests in zip(routes, counts, strict=False)]
+
+    def latency(self) -> dict[str, Histogram]:
+        """How long the program took, by what became of the packet: a sample, see `Observation.latency_one_in`.
+
+        The classes are passed, dropped, answered, routed, forwarded and fallback (`enum verdict_class`).
+        """
+        classes = self.object.btf.enum("verdict_class")
+        names = {number: name.removeprefix(_CLASS).lower() for name, number in classes.items()}
+        return {names[n]: Histogram.of_cpus(cpus) for n, cpus in self.object.maps["latency"].items_batch()}
 
     def _vips(self) -> int:
         return len(self.config.vips)

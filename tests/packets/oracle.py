@@ -390,3 +390,12 @@ def path_entries(routes: Sequence[tuple[int, Route]], host_id: int, clusters: Ma
         key = {"hash": path_hash(path), "host": host_id, "length": len(path), "kind": kind}
         entries.append((key, {"route": by_method, "path": path}))
     return entries
+
+
+# ---- observation ----------------------------------------------------------------------------------------
+
+
+def latency_bucket(ns: int) -> int:
+    """The bucket that counts a time: the last one whose least time is not more; the first counts shorter ones, too."""
+    least = [(4 + step) << octave - 2 for octave in range(4, 24) for step in range(4)]
+    return max([bucket for bucket, at_least in enumerate(least) if at_least <= ns], default=0)
