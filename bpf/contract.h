@@ -393,3 +393,24 @@ struct latency {		/* map latency, per CPU, by enum verdict_class */
 	__u64 sum;		/* of all times, ns */
 	__u64 bucket[LATENCY_BUCKETS];
 };
+
+#define NO_ROUTE_NUMBER	0xffffffff
+
+struct event {			/* map events, a ring buffer: what became of one packet */
+	__u64 time;		/* CLOCK_MONOTONIC, ns */
+	struct tuple tuple;	/* of a fragment, only the addresses */
+	__u32 route;		/* number of the route that the request in it has found, or NO_ROUTE_NUMBER */
+	__u16 backend;		/* index, or NO_BACKEND */
+	__u8 verdict;		/* enum verdict */
+	__u8 vip;		/* id; 0 of a fragment */
+	__u32 cpu;
+};
+
+struct event_state {		/* map event_states, per CPU, by enum verdict_class; written by the program alone */
+	__u64 due;		/* when the next event is due if they come at the rate, ns of the coarse clock */
+	__u64 told;		/* events in the ring buffer, read or not */
+	__u64 limited;		/* packets whose turn it was, but that were too many for the rate */
+	__u64 lost;		/* and that found no room in the ring buffer */
+	__u32 left;		/* packets until the next one's turn, that one included; 0 before the first packet */
+	__u32 reserved;
+};

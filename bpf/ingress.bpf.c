@@ -390,6 +390,7 @@ const volatile struct {
 	enum host_kind host_kind;
 	enum flow_state flow_state;
 	struct maglev_slots maglev_slots;
+	struct event event;
 } contract_types = {};
 
 char _license[] SEC("license") = "GPL";

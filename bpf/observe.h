@@ -2,6 +2,8 @@
 /* What the router notes about a packet once its verdict is known. It decides nothing. */
 #pragma once
 
+#include "class.h"
+#include "events.h"
 #include "latency.h"
 #include "packet.h"
 #include "verdict.h"
@@ -12,24 +14,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } route_requests SEC(".maps");
-
-static __always_inline int is_routed(enum verdict verdict)
-{
-	return verdict == ROUTED_FIRST || verdict == ROUTED_NEXT;
-}
-
-static __always_inline enum verdict_class class_of(enum verdict verdict)
-{
-	if (verdict < VERDICT_DROP)
-		return CLASS_PASSED;
-	if (verdict < VERDICT_TX)
-		return CLASS_DROPPED;
-	if (verdict < VERDICT_ENCAPSULATED)
-		return CLASS_ANSWERED;
-	if (is_routed(verdict))
-		return CLASS_ROUTED;
-	return verdict < VERDICT_AGENT ? CLASS_FORWARDED : CLASS_FALLBACK;
-}
 
 static __always_inline void count_request(__u32 route)
 {
@@ -48,4 +32,5 @@ static __always_inline void observe(const struct segment *segment, enum verdict 
 		count_request(segment->route);
 	if (start)
 		note_time(class_of(verdict), start);
+	offer_event(segment, verdict);
 }

@@ -33,6 +33,7 @@ struct segment { /* of a client, to a VIP; numbers in host byte order */
 	__u16 header_length; /* TCP, bytes */
 	__u16 payload;	     /* offset in the frame, bytes */
 	__u16 length;	     /* of the payload, bytes */
+	__u16 backend;	     /* index of the one that it was to go to, or NO_BACKEND */
 	__u8 flags;
 	__u8 tos;
 };
@@ -66,10 +67,6 @@ static __always_inline enum verdict parse_tcp(struct segment *segment, const str
 	if (ETH_LENGTH + length > segment->frame || header < TCP_LENGTH || IP_LENGTH + header > length)
 		return DROP_MALFORMED;
 
-	segment->tuple.client = ip->saddr;
-	segment->tuple.server = ip->daddr;
-	segment->tuple.client_port = tcp->source;
-	segment->tuple.server_port = tcp->dest;
 	segment->seq = bpf_ntohl(tcp->seq);
 	segment->ack = bpf_ntohl(tcp->ack_seq);
 	segment->ip_length = length;
@@ -86,17 +83,20 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct iphdr *ip = (void *)(eth + 1);
+	struct tuple *tuple = &segment->tuple;
 	struct vip_key key = {};
 	__be16 *ports;
 
 	segment->vip = NULL;
 	segment->route = 0;
+	segment->backend = NO_BACKEND;
 	if ((void *)(eth + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASS_NOT_IPV4;
 	if ((void *)(ip + 1) > end)
 		return PASS_TRUNCATED;
 	if (ip->version != 4 || ip->ihl < 5)
 		return PASS_NOT_IPV4;
+	*tuple = (struct tuple){ .client = ip->saddr, .server = ip->daddr };
 	if (unlikely(ip->frag_off & IP_FRAGMENT))
 		return check_fragment(ip);
 	if (ip->protocol != IPPROTO_TCP)
@@ -106,6 +106,8 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 		return PASS_TRUNCATED;
 	key.address = ip->daddr;
 	key.port = ports[1];
+	tuple->client_port = ports[0];
+	tuple->server_port = ports[1];
 	segment->frame = end - data;
 	segment->leaves = 0;
 	segment->vip = bpf_map_lookup_elem(&vips, &key);

@@ -9,10 +9,10 @@ Everything is in the maps before the program is attached, so no packet meets a h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from rauta import loading, neighbours, offloads, tables
 from rauta.bpf import BpfObject, Map, MapType, XdpAttachment, XdpMode, attach_xdp
@@ -23,7 +23,7 @@ from rauta.keys import Keys
 from rauta.latency import Histogram
 from rauta.observation import Observation
 
-__all__ = ["RouteRequests", "Router"]
+__all__ = ["EventCounts", "RouteRequests", "Router"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
@@ -41,13 +41,29 @@ class RouteRequests:
     requests: int
 
 
-class Router(loading.Loaded):
-    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be."""
+@dataclass(frozen=True)
+class EventCounts:
+    """Packets whose turn it was to become events.
 
-    def __init__(self, obj: BpfObject, config: Config, keys: Keys) -> None:
+    `told`: those that did, read or not; `limited`: too many for the rate; `lost`: those that found the buffer full.
+    """
+
+    told: int
+    limited: int
+    lost: int
+
+
+class Router(loading.Loaded):
+    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be.
+
+    `observation` is what it observes.
+    """
+
+    def __init__(self, obj: BpfObject, config: Config, keys: Keys, observation: Observation) -> None:
         """For `load`."""
         super().__init__(obj)
         self.config = config
+        self.observation = observation
         self.keys = keys
         self._attached = False
 
@@ -59,10 +75,10 @@ class Router(loading.Loaded):
         say what the machine lacks, or what the verifier said.
         """
         content, keys = _hashed(config, keys)
-        router = cls(loading.open_object("ingress"), config, keys)
+        router = cls(loading.open_object("ingress"), config, keys, observation)
         try:
             router._set_constants()
-            observation.set_constants(router.object.rodata)
+            observation.prepare(router.object)
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
@@ -125,9 +141,20 @@ class Router(loading.Loaded):
 
         The classes are passed, dropped, answered, routed, forwarded and fallback (`enum verdict_class`).
         """
+        return {name: Histogram.of_cpus(per_cpu) for name, per_cpu in self._by_class("latency")}
+
+    def event_counts(self) -> dict[str, EventCounts]:
+        """How many packets became events, by class as in `latency`, and how many might have; all 0 where it is off."""
+        return {
+            name: EventCounts(*(sum(cpu[field] for cpu in per_cpu) for field in ("told", "limited", "lost")))
+            for name, per_cpu in self._by_class("event_states")
+        }
+
+    def _by_class(self, name: str) -> Iterator[tuple[str, Any]]:
+        """The entries of a map by the names of `enum verdict_class`."""
         classes = self.object.btf.enum("verdict_class")
         names = {number: name.removeprefix(_CLASS).lower() for name, number in classes.items()}
-        return {names[n]: Histogram.of_cpus(cpus) for n, cpus in self.object.maps["latency"].items_batch()}
+        return ((names[number], value) for number, value in self.object.maps[name].items_batch())
 
     def _vips(self) -> int:
         return len(self.config.vips)

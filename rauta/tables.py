@@ -35,6 +35,7 @@ __all__ = [
     "Entry",
     "HashCollision",
     "RouterTables",
+    "address",
     "backend_entry",
     "backend_indices",
     "be16",
@@ -84,6 +85,11 @@ class RouterTables:
 def be32(address: IPv4Address) -> int:
     """An address as the __be32 that contract.h keeps: 198.18.0.1 is 0x010012c6 on a little-endian machine."""
     return int.from_bytes(address.packed, sys.byteorder)
+
+
+def address(value: int) -> IPv4Address:
+    """The address that a __be32 of contract.h stands for."""
+    return IPv4Address(value.to_bytes(4, sys.byteorder))
 
 
 def be16(port: int) -> int:
