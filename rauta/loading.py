@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,23 @@ from rauta import namespaces
 from rauta.bpf import BpfObject
 from rauta.errors import RautaError
 
-__all__ = ["Loaded", "interface_index", "is_agent_verdict", "is_router_verdict", "open_object"]
+__all__ = ["Loaded", "MemoryUse", "interface_index", "is_agent_verdict", "is_router_verdict", "open_object"]
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 _AGENT = "AGENT_"  # verdicts of the agent start so, the router's do not
 _VERDICT_COUNT = "VERDICT_COUNT"
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that the kernel holds, by map; the tables of all clusters are with the map `clusters`."""
+
+    maps: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Of all maps together, in bytes."""
+        return sum(self.maps.values())
 
 
 class Loaded(ABC):
@@ -54,6 +67,10 @@ class Loaded(ABC):
         """How many packets left the programs by each verdict, over all VIPs and CPUs, by the names of contract.h."""
         rows = [self._counted(vip) for vip in range(self._vips() + 1)]
         return {name: sum(row[name] for row in rows) for name in rows[0]}
+
+    def memory(self) -> MemoryUse:
+        """What the maps take. They are made whole when the object is loaded: no packet changes it."""
+        return MemoryUse({name: one.memory() for name, one in self.object.maps.items()})
 
     def _counted(self, vip: int) -> dict[str, int]:
         """The same of the VIP with that id alone; 0 for what no VIP is charged with."""

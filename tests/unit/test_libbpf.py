@@ -283,6 +283,26 @@ def test_a_map_in_a_map_is_reached_by_programs(sample: BpfObject) -> None:
         inner.lookup(0)
 
 
+def test_maps_say_what_memory_they_take(sample: BpfObject) -> None:
+    assert 8 * 65536 <= sample.maps["numbers"].memory() <= 8 * 65536 + 8192
+    with Map.create(MapType.ARRAY, "small", 4, 8, 100) as small:
+        assert 8 * 100 <= small.memory() <= 8 * 100 + 8192
+        before = small.memory()
+        small.update(7, 7)
+        assert small.memory() == before
+
+
+def test_a_map_of_maps_takes_the_memory_of_those_in_it(sample: BpfObject) -> None:
+    outer = sample.maps["tables"]
+    alone = outer.memory()
+    with Map.create(MapType.ARRAY, "inner", 4, 8, 8) as inner:
+        outer.update(0, inner)
+        taken = inner.memory()
+        assert outer.memory() == alone + taken
+        outer.update(1, inner)
+    assert outer.memory() == alone + taken, "one map, counted once"
+
+
 def test_a_whole_new_inner_table_is_filled_in_one_call() -> None:
     with Map.create(MapType.ARRAY, "table", 4, 8, 16385) as table:
         table.update_batch([(index, struct.pack("=4H", index, 1, 2, 3)) for index in range(16385)])
