@@ -10,13 +10,15 @@
 #include "respond.h"
 #include "verdict.h"
 
+static const __u32 no_vip;
+
 SEC("tc")
 int rauta_agent_ingress(struct __sk_buff *skb)
 {
 	enum verdict verdict =
 		(skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC ? deliver_again(skb) : receive(skb);
 
-	count(0, verdict);
+	count(&no_vip, verdict);
 	if (verdict >= VERDICT_AGENT_AGAIN)
 		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	if (verdict >= VERDICT_AGENT_DROP)
@@ -31,7 +33,7 @@ int rauta_agent_egress(struct __sk_buff *skb)
 {
 	enum verdict verdict = respond(skb);
 
-	count(0, verdict);
+	count(&no_vip, verdict);
 	return verdict == AGENT_EGRESS_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 

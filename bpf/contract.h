@@ -90,6 +90,7 @@ struct vip_key {		/* map vips; port 0 says "this address is a VIP" (fragments ha
 enum no_route_answer {		/* what a request gets that no route names */
 	NO_ROUTE_404 = 0,
 	NO_ROUTE_RESET = 1,
+	NO_ROUTE_FALLBACK = 2,
 };
 
 struct vip {
@@ -98,6 +99,7 @@ struct vip {
 	__u32 any_host_shapes;	/* like host.shapes */
 	__u32 no_route;		/* enum no_route_answer */
 	__u32 wildcards;	/* bit n: there is a host "*." with n labels behind it */
+	__u32 fallback;		/* index of the fallback among the backends + 1; 0: there is none */
 };
 
 enum host_kind {
@@ -173,6 +175,12 @@ struct backend {		/* map backends, by index */
 	__u32 interface;	/* its index; 0: packets leave through the one that they came in on */
 };
 
+/*
+ * The interface of a backend that is this very host: the fallback, an ordinary proxy for what XDP does not
+ * route. Its packets are encapsulated as all others are and passed up, to an agent on the same interface.
+ */
+#define BACKEND_LOCAL	0xffffffff
+
 /* ---- router: flows ------------------------------------------------------------------------------ */
 
 struct tuple {			/* client -> server, as in the packets the client sends */
@@ -192,6 +200,7 @@ enum flow_state {
 	FLOW_OPEN = 1,
 	FLOW_CLOSING = 2,	/* the client's FIN or RST was seen, exactly in sequence */
 	FLOW_ANSWERED = 3,	/* the router itself answered the first request and closed (404 ...) */
+	FLOW_FALLBACK = 5,	/* the fallback has the connection: nothing in it is read any more */
 };
 
 struct flow {			/* only ever inserted after a valid cookie */
@@ -228,7 +237,7 @@ struct flow {			/* only ever inserted after a valid cookie */
  * tag = (flow_hash >> 24 & 0xffffffff) | 1. Why not the kernel's LRU hash: see flow.h.
  */
 struct flow_set {
-	struct bpf_spin_lock lock; /* held to write, never to read */
+	__u32 lock;		/* not 0: somebody writes; readers do not look at it */
 	__u8 hand;		/* where the search for a victim goes on */
 	__u8 used;		/* bit w: way w was used since the hand passed it */
 	__u16 reserved;
@@ -284,6 +293,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 #define VERDICT_AGENT_DROP 144
 #define VERDICT_AGENT_AGAIN 176
 #define VERDICT_AGENT_EGRESS 192
+#define VERDICT_FALLBACK 224	/* router: from here on, to the fallback: encapsulated and passed to the kernel */
 
 enum verdict {
 	/* Router: none of its business, to the kernel */
@@ -302,10 +312,12 @@ enum verdict {
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
 	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
-	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
+	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
+					 * flow table stayed locked by another CPU */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
 	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them */
 	DROP_PIPELINED,			/* a request before the first byte of the answer to the one before it is acknowledged */
+	DROP_REPLAYED,			/* the first request of a connection before the one that the entry is about */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */
@@ -325,6 +337,7 @@ enum verdict {
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
+	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade) */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */
@@ -359,6 +372,24 @@ enum verdict {
 	AGENT_EGRESS_PASS = VERDICT_AGENT_EGRESS,
 	AGENT_EGRESS_TRANSLATED,
 	AGENT_EGRESS_DROP,		/* translation failed: the local address must not leak */
+
+	/* Router: a connection that the fallback gets, by what its first data is ... */
+	FALLBACK_NOT_HTTP = VERDICT_FALLBACK, /* does not start with an HTTP/1 method */
+	FALLBACK_TLS,			/* a TLS handshake */
+	FALLBACK_HTTP2,			/* the HTTP/2 connection preface */
+	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 126 lines */
+	FALLBACK_PATH,			/* path over MAX_PATH */
+	FALLBACK_AMBIGUOUS,		/* malformed or ambiguous, see http.h */
+	FALLBACK_ENCODED,		/* Transfer-Encoding, the end of the body could not be followed */
+	FALLBACK_BODY,			/* head and body over 2^31 - 1 bytes */
+	FALLBACK_UPGRADE,		/* a request to go on with another protocol */
+	FALLBACK_PIPELINED,		/* bytes of the next request in the same segment */
+	FALLBACK_NO_ROUTE,		/* no route, where the VIP says so */
+
+	/* ... and its later packets */
+	FALLBACK_AGAIN,			/* the first data again */
+	FALLBACK_FORWARDED,
+	FALLBACK_CLOSE,			/* FIN or RST */
 
 	VERDICT_COUNT = 256,
 };

@@ -39,6 +39,10 @@ static __always_inline void write_ethernet(struct xdp_md *ctx, struct ethhdr *et
 					   const struct ethhdr *inner, struct segment *segment,
 					   const struct backend *backend)
 {
+	if (backend->interface == BACKEND_LOCAL) {
+		*eth = *inner;
+		return;
+	}
 	if (backend->interface && backend->interface != ctx->ingress_ifindex) {
 		segment->leaves = backend->interface;
 		__builtin_memcpy(eth->h_source, backend->source, ETH_ALEN);
@@ -61,7 +65,7 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 	segment->backend = index;
 	if (!backend || !backend->address)
 		return DROP_NO_BACKEND;
-	if (segment->ip_length + IP_LENGTH > PATH_MTU)
+	if (segment->ip_length + IP_LENGTH > PATH_MTU && backend->interface != BACKEND_LOCAL)
 		return DROP_TOO_BIG;
 	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
 		return DROP_NO_ROOM;

@@ -10,8 +10,7 @@
 #pragma once
 
 #include "class.h"
-#include "latency.h"
-#include "packet.h"
+#include "observer.h"
 
 const volatile __u64 event_interval; /* ns between two events of a class and CPU in the long run; 0: no events */
 const volatile __u64 event_burst;    /* ns by which such a series may be ahead of that */
@@ -29,11 +28,19 @@ struct {
 	__type(value, struct event_state);
 } event_states SEC(".maps");
 
-/* Every connection has these; they say nothing that the counters do not. */
-static __always_inline int is_handshake(enum verdict verdict)
+/* What every connection has, and what only follows a packet that was told: the counters say enough. */
+static __always_inline int is_ordinary(enum verdict verdict)
 {
-	return verdict == DROP_HANDSHAKE_ACK || verdict == TX_SYN_ACK || verdict == TX_KEEPALIVE ||
-	       verdict == TX_CLOSE;
+	switch (verdict) {
+	case DROP_HANDSHAKE_ACK:
+	case TX_SYN_ACK:
+	case TX_KEEPALIVE:
+	case TX_CLOSE:
+	case FALLBACK_AGAIN:
+	case FALLBACK_FORWARDED:
+	case FALLBACK_CLOSE: return 1;
+	default: return 0;
+	}
 }
 
 static __always_inline int has_turn(struct event_state *state, __u32 one_in)
@@ -57,18 +64,18 @@ static __always_inline int within_rate(struct event_state *state)
 	return 1;
 }
 
-static __always_inline void fill_event(struct event *event, const struct segment *segment, enum verdict verdict)
+static __always_inline void fill_event(struct event *event, const struct outcome *outcome, enum verdict verdict)
 {
 	event->time = bpf_ktime_get_ns();
-	event->tuple = segment->tuple;
-	event->route = route_number(segment->route);
-	event->backend = segment->backend;
+	event->tuple = outcome->tuple;
+	event->route = outcome->route;
+	event->backend = outcome->backend;
 	event->verdict = verdict;
-	event->vip = segment->vip ? segment->vip->id : 0;
+	event->vip = outcome->vip;
 	event->cpu = bpf_get_smp_processor_id();
 }
 
-static __noinline void tell(const struct segment *segment, enum verdict verdict, __u32 class)
+static __noinline void tell(const struct outcome *outcome, enum verdict verdict, __u32 class)
 {
 	struct event_state *state = bpf_map_lookup_elem(&event_states, &class);
 	struct event *event;
@@ -84,14 +91,14 @@ static __noinline void tell(const struct segment *segment, enum verdict verdict,
 		state->lost++;
 		return;
 	}
-	fill_event(event, segment, verdict);
+	fill_event(event, outcome, verdict);
 	bpf_ringbuf_submit(event, 0);
 	state->told++;
 }
 
 /* What is passed is none of our business, and has no tuple. */
-static __always_inline void offer_event(const struct segment *segment, enum verdict verdict)
+static __always_inline void offer_event(const struct outcome *outcome, enum verdict verdict)
 {
-	if (event_interval && verdict >= VERDICT_DROP && !is_handshake(verdict))
-		tell(segment, verdict, class_of(verdict));
+	if (event_interval && verdict >= VERDICT_DROP && !is_ordinary(verdict))
+		tell(outcome, verdict, class_of(verdict));
 }

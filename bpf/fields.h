@@ -121,7 +121,9 @@ static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
 	request->host_length = at - request->host;
 	last = drop_final_dot(scratch, last, at);
 	request->host_hash = last ? hash_mix(hash, last) : hash;
-	return skip_padding(scratch, skip_port(scratch, at));
+	at = skip_port(scratch, at);
+	request->host_text = at - request->host;
+	return skip_padding(scratch, at);
 }
 
 /* Decimal digits only. Returns where the value ends; what is no number ends elsewhere than at the CRLF, or
@@ -154,7 +156,7 @@ static __always_inline int is_host(const struct scratch *scratch, __u32 name)
 	return swar_first(word, 5) == CHARS8('h', 'o', 's', 't', ':', 0, 0, 0);
 }
 
-/* The field name in lower case is one of two more that routing needs to know; everything else is skipped.
+/* The field name in lower case is one of three more that routing needs to know; everything else is skipped.
  */
 static __always_inline __u32 read_field(struct scratch *scratch, __u32 name, __u32 colon)
 {
@@ -168,6 +170,8 @@ static __always_inline __u32 read_field(struct scratch *scratch, __u32 name, __u
 	    next == CHARS8('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n') &&
 	    (byte_at(scratch, name + 16) | 0x20) == 'g')
 		scratch->request.encoded = 1;
+	if (size == 7 && swar_first(word, 7) == CHARS8('u', 'p', 'g', 'r', 'a', 'd', 'e', 0))
+		scratch->request.upgrade = 1;
 	return skip_value(scratch, value);
 }
 
@@ -205,13 +209,39 @@ static long read_line(__u32 index, void *context)
 	return 0;
 }
 
+/* A target in absolute form names the host a second time: what differs in more than case is not guessed at.
+ * Global: verified once. */
+__noinline int authority_is_host(void)
+{
+	const struct scratch *scratch = get_scratch();
+	const struct request *request;
+
+	if (!scratch)
+		return 0;
+	request = &scratch->request;
+	if (request->authority_length != request->host_text)
+		return 0;
+	for (__u32 i = 0; i < MAX_HOST / 8 + 2 && 8 * i < request->host_text; i++) {
+		__u64 theirs = swar_lower(word_at(scratch, request->authority + 8 * i));
+		__u64 ours = swar_lower(word_at(scratch, request->host + 8 * i));
+
+		if (swar_first(theirs ^ ours, request->host_text - 8 * i))
+			return 0;
+	}
+	return 1;
+}
+
 static __always_inline __u32 check_fields(const struct request *request)
 {
 	if (request->hosts > 1 || (!request->hosts && !request->version_1_0))
 		return TX_BAD_REQUEST;
 	if (request->lengths > 1 || (request->lengths && request->encoded))
 		return TX_BAD_REQUEST;
+	if (request->authority_length && !authority_is_host())
+		return TX_BAD_REQUEST;
 	if (request->encoded)
 		return TX_LENGTH_REQUIRED;
+	if (request->upgrade)
+		return TX_NOT_IMPLEMENTED;
 	return request->oversized ? TX_BODY_TOO_LARGE : 0;
 }

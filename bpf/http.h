@@ -4,13 +4,15 @@
  *
  * What could be read differently by the server behind us is not guessed at but refused. 400 for: a line
  * that does not end in CRLF, control characters, obsolete line folding, white space before a colon, a
- * target that is not an absolute path, another version than 1.0 and 1.1, no Host (1.1) or two, a Host that
- * is not letters, digits, '-', '.' and '_' with or without a port, two Content-Lengths or one that is not a
- * number, Content-Length with Transfer-Encoding, and in paths: an empty, "." or ".." segment, a raw '#',
- * '\' or byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands for a character which servers
- * decode to something that would have matched another route. 411 for Transfer-Encoding: where the next
- * request starts must be known. 431 when the head does not end inside its packet, 414 and 413 for what
- * exceeds MAX_PATH and 2^31.
+ * target that is neither an absolute path, nor "http://" with the very Host and an absolute path, nor the
+ * '*' of OPTIONS, another version than 1.0 and 1.1, no Host (1.1) or two, a Host that is not letters,
+ * digits, '-', '.' and '_' with or without a port, two Content-Lengths or one that is not a number,
+ * Content-Length with Transfer-Encoding, and in paths: an empty, "." or ".." segment, a raw '#', '\' or
+ * byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands for a character which servers decode to
+ * something that would have matched another route. 411 for Transfer-Encoding: where the next request starts
+ * must be known. 501 for Upgrade, behind which there may be no further request. 431 when the head does not
+ * end inside its packet, 414 and 413 for what exceeds MAX_PATH and 2^31. Where there is a fallback, it gets
+ * the connection instead (ingress.bpf.c).
  */
 #pragma once
 
@@ -204,23 +206,80 @@ __noinline __u32 skip_query(__u32 at)
 	return at;
 }
 
-/* Returns 0 and *at behind the line, or the verdict on a request that is refused. */
+/*
+ * "http://name:port" in front of the path (RFC 9112, 3.2.2). Returns where the path starts, or 0; what it
+ * names is compared with the Host once that is read.
+ */
+static __always_inline __u32 read_authority(struct scratch *scratch, __u32 at)
+{
+	__u32 start = at + 7;
+
+	if (swar_first(word_at(scratch, at), 7) != CHARS8('h', 't', 't', 'p', ':', '/', '/', 0))
+		return 0;
+	at = start;
+	for (__u32 i = 0; i < MAX_HOST / 8 + 1; i++) {
+		__u64 word = word_at(scratch, at);
+		__u64 stop = swar_equal(word, '/') | swar_below(word, 0x21);
+
+		if (!stop) {
+			at = forget(scratch, at + 8);
+			continue;
+		}
+		at = forget(scratch, at + swar_index(stop));
+		break;
+	}
+	scratch->request.authority = start;
+	scratch->request.authority_length = at - start;
+	return at != start && byte_at(scratch, at) == '/' ? at : 0;
+}
+
+/* The '*' of OPTIONS asks about the server as a whole: it is no path, and the route is the one for "/". */
+static __always_inline __u32 read_asterisk(struct scratch *scratch, __u32 at)
+{
+	struct request *request = &scratch->request;
+
+	if (request->method != METHOD_OPTIONS || pair_at(scratch, at) != ('*' | ' ' << 8))
+		return 0;
+	note_prefix(scratch, 0, route_key, 0);
+	request->path = at;
+	request->path_length = 1;
+	return at + 1;
+}
+
+/* A target that does not start with a path. Returns where its path starts, or where the '*' ends, which is no
+ * '/'; 0: it is refused. Global: verified once. */
+__noinline __u32 read_other_target(__u32 at)
+{
+	struct scratch *scratch = get_scratch();
+	__u32 end;
+
+	if (!scratch)
+		return 0;
+	end = read_asterisk(scratch, at);
+	return end ? end : read_authority(scratch, at);
+}
+
+/* Returns 0 and *end behind the line, or the verdict on a request that is refused. */
 static __always_inline __u32 read_request_line(struct scratch *scratch, __u32 length, __u32 *end)
 {
 	enum verdict verdict;
+	__u32 at, start;
 	__u64 version;
-	__u32 at;
 
 	scratch->request.method = method_of(word_at(scratch, 0), &at);
 	if (scratch->request.method == METHOD_ANY)
 		return TX_RESET_NOT_HTTP;
-	if (byte_at(scratch, at) != '/')
+	start = byte_at(scratch, at) == '/' ? at : read_other_target(at);
+	if (!start)
 		return broken(at + 1, length);
-	at = read_path(scratch, at, &verdict);
-	if (!at)
-		return verdict;
-	if (byte_at(scratch, at) == '?')
-		at = skip_query(at);
+	at = start;
+	if (byte_at(scratch, at) == '/') {
+		at = read_path(scratch, at, &verdict);
+		if (!at)
+			return verdict;
+		if (byte_at(scratch, at) == '?')
+			at = skip_query(at);
+	}
 	if (byte_at(scratch, at) != ' ')
 		return at >= length ? TX_HEAD_TOO_LARGE : TX_BAD_REQUEST;
 	if (at + 11 > length)
@@ -243,7 +302,7 @@ __noinline __u32 read_request(__u32 length)
 {
 	struct scratch *scratch = get_scratch();
 	struct line_reader *lines;
-	__u32 refused, at;
+	__u32 refused, at = 0;
 
 	if (!scratch)
 		return DROP_NO_ROOM;
@@ -259,6 +318,6 @@ __noinline __u32 read_request(__u32 length)
 	if (lines->verdict)
 		return lines->verdict;
 	scratch->request.head_length = lines->at;
-	scratch->request.digest = head_digest(lines->at);
+	scratch->request.digest = head_digest(scratch, lines->at);
 	return check_fields(&scratch->request);
 }

@@ -9,6 +9,7 @@
  */
 #include "balance.h"
 #include "encap.h"
+#include "fallback.h"
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
@@ -17,6 +18,7 @@
 #include "reply.h"
 #include "route.h"
 #include "verdict.h"
+#include "vlan.h"
 
 static __noinline enum verdict say(struct xdp_md *ctx, const struct segment *segment, __u32 cookie,
 				   __u32 ack, enum verdict verdict)
@@ -48,8 +50,7 @@ static __always_inline enum verdict answer_request(struct xdp_md *ctx, const str
 	flow->backend = NO_BACKEND;
 	flow->request_ack = segment->ack;
 	set_answered(flow, segment, ack, verdict);
-	put_flow(entry->set, segment, flow);
-	return verdict;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : verdict;
 }
 
 static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct segment *segment,
@@ -58,13 +59,56 @@ static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct se
 	return verdict < VERDICT_TX ? verdict : send_reset(ctx, segment, verdict);
 }
 
-/* A first request that goes nowhere: an HTTP answer, or a reset, as the verdict says. */
-static __noinline enum verdict refuse(struct xdp_md *ctx, const struct segment *segment,
-				      const struct entry *entry, enum verdict verdict)
+static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32 length)
 {
+	__u64 word = 0;
+
+	bpf_xdp_load_bytes(ctx, offset, &word, bounded_length(length, sizeof(word)));
+	return word;
+}
+
+/* The connection goes to the fallback, for `reason`, and stays there. */
+static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct segment *segment,
+						  const struct entry *entry, enum verdict reason)
+{
+	__u32 index = segment->vip->fallback - 1;
+	struct flow *flow = new_flow(segment);
+
+	if (!flow)
+		return DROP_NO_ROOM;
+	if (reason == FALLBACK_NOT_HTTP)
+		reason = name_start(load_first_bytes(ctx, segment->payload, segment->length),
+				    segment->length);
+	flow->backend = index;
+	flow->state = FLOW_FALLBACK;
+	flow->request_seq = segment->seq;
+	flow->request_ack = segment->ack;
+	if (encapsulate(ctx, segment, index, outer_id(flow->cookie) | OUTER_ID_OPENS, reason) != reason)
+		return DROP_NO_BACKEND;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
+}
+
+/* A first request that is not routed: to the fallback if there is one, else an HTTP answer, or a reset, as
+ * the verdict says. */
+static __noinline enum verdict refuse(struct xdp_md *ctx, struct segment *segment, const struct entry *entry,
+				      enum verdict verdict)
+{
+	enum verdict reason = segment->vip->fallback ? fallback_for(verdict) : UNDECIDED;
+
+	if (reason != UNDECIDED)
+		return open_fallback(ctx, segment, entry, reason);
 	if (answer_of(verdict) >= 0)
 		return answer_request(ctx, segment, entry, verdict);
 	return drop_or_reset(ctx, segment, verdict);
+}
+
+static __always_inline enum verdict without_route(const struct vip *vip)
+{
+	switch (vip->no_route) {
+	case NO_ROUTE_RESET: return TX_RESET_NO_ROUTE;
+	case NO_ROUTE_FALLBACK: return FALLBACK_NO_ROUTE;
+	default: return TX_NO_ROUTE;
+	}
 }
 
 /* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
@@ -74,16 +118,16 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment 
 {
 	__u32 refused;
 
-	if (load_head(ctx, scratch, segment->payload, segment->length))
+	if (load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
 	refused = read_request(segment->length);
 	if (refused)
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	segment->route = find_route(segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
+	segment->route = find_route(scratch, segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
 	if (segment->route == NO_ROUTE)
-		return segment->vip->no_route == NO_ROUTE_RESET ? TX_RESET_NO_ROUTE : TX_NO_ROUTE;
+		return without_route(segment->vip);
 	*cluster = route_cluster(segment->route);
 	return UNDECIDED;
 }
@@ -112,8 +156,8 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
 	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
-	if (verdict == ROUTED_FIRST)
-		put_flow(entry->set, segment, flow);
+	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -137,22 +181,14 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct seg
 	if (!seq_before(entry->flow.request_ack, segment->ack))
 		return DROP_PIPELINED;
 	verdict = route_request(ctx, segment, scratch, &cluster);
-	if (verdict == UNDECIDED && cluster != entry->flow.cluster)
+	if ((verdict == UNDECIDED && cluster != entry->flow.cluster) || verdict == FALLBACK_NO_ROUTE)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
 	verdict = encapsulate(ctx, segment, entry->flow.backend, outer_id(entry->flow.cookie), ROUTED_NEXT);
-	if (verdict == ROUTED_NEXT)
-		note_request(entry, segment, &scratch->request);
+	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request))
+		return DROP_NO_ROOM;
 	return verdict;
-}
-
-static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32 length)
-{
-	__u64 word = 0;
-
-	bpf_xdp_load_bytes(ctx, offset, &word, bounded_length(length, sizeof(word)));
-	return word;
 }
 
 static __always_inline int starts_request(struct xdp_md *ctx, const struct segment *segment)
@@ -175,15 +211,12 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segm
 						 const struct entry *entry)
 {
 	enum verdict verdict;
-	int starts;
 
 	if (segment->flags & TCP_RST)
 		return DROP_NO_FLOW;
-	starts = starts_request(ctx, segment);
 	if (segment->length && cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
-		return starts ? open_flow(ctx, segment, entry)
-			      : send_reset(ctx, segment, TX_RESET_NOT_HTTP);
-	if (starts)
+		return open_flow(ctx, segment, entry);
+	if (starts_request(ctx, segment))
 		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	verdict = answer_idle(ctx, segment);
 	return verdict == UNDECIDED ? DROP_NO_FLOW : verdict;
@@ -204,8 +237,8 @@ static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct seg
 {
 	enum verdict verdict = forward(ctx, segment, &entry->flow, FORWARDED_CLOSE);
 
-	if (verdict == FORWARDED_CLOSE)
-		note_closing(entry, segment);
+	if (verdict == FORWARDED_CLOSE && note_closing(entry, segment))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -228,9 +261,18 @@ static __noinline enum verdict on_newer_syn(struct xdp_md *ctx, const struct seg
 	if (!cookie_check(&segment->tuple, flow->syn_isn, segment->ack - 1))
 		return UNDECIDED;
 	verdict = answer_idle(ctx, segment);
-	if (verdict != UNDECIDED)
-		return verdict;
-	return offset == 1 ? send_reset(ctx, segment, TX_RESET_NOT_HTTP) : DROP_OUT_OF_ORDER;
+	return verdict == UNDECIDED ? DROP_OUT_OF_ORDER : verdict;
+}
+
+/* A segment of a connection that the fallback has. */
+static __always_inline enum verdict forward_to_fallback(struct xdp_md *ctx, struct segment *segment,
+							const struct flow *flow)
+{
+	if (segment->flags & (TCP_FIN | TCP_RST))
+		return forward(ctx, segment, flow, FALLBACK_CLOSE);
+	return forward(ctx, segment, flow,
+		       segment->length && segment->seq == flow->request_seq ? FALLBACK_AGAIN
+									    : FALLBACK_FORWARDED);
 }
 
 /* A segment without data on a connection that has an entry. */
@@ -247,6 +289,8 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, struct segm
 			return send_acknowledgement(ctx, segment, flow->cookie, TCP_ACK, TX_CLOSE);
 		return DROP_ANSWERED;
 	}
+	if (flow->state == FLOW_FALLBACK)
+		return forward_to_fallback(ctx, segment, flow);
 	if (!(segment->flags & (TCP_FIN | TCP_RST)))
 		return forward(ctx, segment, flow, FORWARDED);
 	return forward_close(ctx, segment, entry);
@@ -278,8 +322,7 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 	reply.ack = ack;
 	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
 		return DROP_NO_ROOM;
-	CHANGE_FLOW(entry, flow->next_request_seq = ack);
-	return TX_DISCARDED;
+	return CHANGE_FLOW(entry, flow->next_request_seq = ack) ? DROP_NO_ROOM : TX_DISCARDED;
 }
 
 /*
@@ -291,7 +334,7 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 					   const struct flow *flow)
 {
 	__u32 head_end = flow->request_seq + flow->head_length, end = segment_end(segment);
-	struct scratch *scratch = get_scratch();
+	const struct scratch *scratch = get_scratch();
 
 	if (!seq_before(segment->seq, head_end))
 		return FORWARDED;
@@ -300,9 +343,32 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 												   : FORWARDED;
 	if (segment->seq != flow->request_seq || seq_before(end, head_end))
 		return DROP_CHANGED;
-	if (!scratch || load_head(ctx, scratch, segment->payload, segment->length))
+	if (!scratch || load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
-	return head_digest(flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
+	return head_digest(scratch, flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
+}
+
+/* Is the segment worth a look at its cookie: can it be another connection's first data? A request may always
+ * be, its SYN may have come by another router; what else there is only goes on from the SYN that came here. */
+static __always_inline int may_open(struct xdp_md *ctx, const struct segment *segment,
+				    const struct flow *flow)
+{
+	if (is_flows_own(flow, segment))
+		return 0;
+	return (flow->syn_seen && segment->seq - 1 == flow->syn_isn) || starts_request(ctx, segment);
+}
+
+/*
+ * The first request of a connection that the tuple had before the one that lives now: replayed, or a very late
+ * duplicate. Its cookie is as valid as ever, so it is known by its number. A tuple's initial numbers go up
+ * (RFC 9293, 3.4.1); a client that draws them otherwise is known by its SYN.
+ */
+static __always_inline int is_older(const struct flow *flow, const struct segment *segment)
+{
+	if (flow->state == FLOW_CLOSING || flow->state == FLOW_ANSWERED)
+		return 0;
+	return seq_before(segment->seq - 1, flow->isn) &&
+	       !(flow->syn_seen && segment->seq - 1 == flow->syn_isn);
 }
 
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
@@ -313,14 +379,16 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 	const struct flow *flow = &entry->flow;
 	enum verdict verdict;
 
-	if (!is_flows_own(flow, segment) && starts_request(ctx, segment) &&
+	if (may_open(ctx, segment, flow) &&
 	    cookie_check(&segment->tuple, segment->seq - 1, segment->ack - 1))
-		return open_flow(ctx, segment, entry);
+		return is_older(flow, segment) ? DROP_REPLAYED : open_flow(ctx, segment, entry);
 	verdict = on_newer_syn(ctx, segment, flow);
 	if (verdict != UNDECIDED)
 		return verdict;
 	if (flow->state == FLOW_ANSWERED)
 		return on_answered_data(ctx, segment, entry);
+	if (flow->state == FLOW_FALLBACK)
+		return forward_to_fallback(ctx, segment, flow);
 	if (!seq_before(segment->seq, flow->next_request_seq))
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
@@ -343,7 +411,7 @@ static __always_inline enum verdict on_flow(struct xdp_md *ctx, struct segment *
 	return on_flow_data(ctx, segment, entry);
 }
 
-static __always_inline enum verdict handle(struct xdp_md *ctx, struct segment *segment)
+static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *segment)
 {
 	struct entry entry;
 	enum verdict verdict = parse_packet(ctx, segment);
@@ -355,28 +423,63 @@ static __always_inline enum verdict handle(struct xdp_md *ctx, struct segment *s
 	if (!entry.set)
 		return DROP_NO_ROOM;
 	if (segment->flags & TCP_SYN) {
-		if (entry.kept)
-			note_syn(&entry, segment);
+		if (entry.kept && note_syn(&entry, segment))
+			return DROP_NO_ROOM;
 		return answer_syn(ctx, segment);
 	}
 	return entry.kept ? on_flow(ctx, segment, &entry) : without_flow(ctx, segment, &entry);
 }
 
+/* Global: the verifier checks it once, with tags and without. */
+__noinline enum verdict handle(struct xdp_md *ctx, struct outcome *outcome)
+{
+	struct segment segment;
+	enum verdict verdict;
+
+	if (!outcome)
+		return DROP_NO_ROOM;
+	segment.leaves = 0;
+	verdict = decide(ctx, &segment);
+	note_outcome(outcome, &segment);
+	return verdict;
+}
+
+/* What was taken off goes where the frame goes, back or up; through another interface go no tags. */
+static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, struct observer *observer)
+{
+	struct outcome *outcome = &observer->outcome;
+	enum verdict verdict;
+
+	if (take_tags(ctx, &observer->tags)) {
+		*outcome = nothing_known;
+		return DROP_NO_ROOM;
+	}
+	verdict = handle(ctx, outcome);
+	return outcome->leaves || !put_tags(ctx, &observer->tags) ? verdict : DROP_NO_ROOM;
+}
+
 SEC("xdp")
 int rauta_ingress(struct xdp_md *ctx)
 {
-	__u64 start = start_timing();
-	struct segment segment;
-	enum verdict verdict = handle(ctx, &segment);
+	struct observer *observer = get_observer();
+	enum verdict verdict;
+	__u64 start;
+	__u32 leaves;
 
-	observe(&segment, verdict, start);
-	if (verdict < VERDICT_DROP)
+	if (!observer)
+		return XDP_ABORTED;
+	start = start_timing(observer);
+	if (unlikely(has_tag(ctx)))
+		verdict = handle_tagged(ctx, observer);
+	else
+		verdict = handle(ctx, &observer->outcome);
+	observe(&observer->outcome, verdict, start);
+	if (verdict < VERDICT_DROP || verdict >= VERDICT_FALLBACK)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
 		return XDP_DROP;
-	if (verdict < VERDICT_ENCAPSULATED || !segment.leaves)
-		return XDP_TX;
-	return bpf_redirect(segment.leaves, 0);
+	leaves = observer->outcome.leaves;
+	return leaves ? bpf_redirect(leaves, 0) : XDP_TX;
 }
 
 /* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for

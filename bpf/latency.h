@@ -9,7 +9,7 @@
  */
 #pragma once
 
-#include "kernel.h"
+#include "observer.h"
 
 const volatile __u32 latency_one_in; /* 0: no packet is timed */
 
@@ -20,40 +20,16 @@ struct {
 	__type(value, struct latency);
 } latency SEC(".maps");
 
-struct timing { /* of a CPU */
-	__u32 left; /* packets until one is timed, that one included; 0 before the first packet */
-	__u32 zero; /* always 0, which the verifier does not know */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct timing);
-} timings SEC(".maps");
-
-/* A random distance of 1 to 2 * mean - 1. */
-static __always_inline __u32 draw_gap(__u32 mean)
-{
-	return 1 + bpf_get_prandom_u32() % (2 * mean - 1);
-}
-
 /* When the program has begun, ns; 0 if this packet is not timed. */
-static __always_inline __u64 start_timing(void)
+static __always_inline __u64 start_timing(struct observer *observer)
 {
-	struct timing *timing;
-	__u32 zero = 0;
-
 	if (!latency_one_in)
 		return 0;
-	timing = bpf_map_lookup_elem(&timings, &zero);
-	if (!timing)
-		return 0;
-	if (likely(timing->left > 1)) {
-		timing->left--;
-		return timing->zero; /* with a plain 0, the verifier would check the whole program twice */
+	if (likely(observer->until_timed > 1)) {
+		observer->until_timed--;
+		return observer->zero; /* with a plain 0, the verifier would check the whole program twice */
 	}
-	timing->left = draw_gap(latency_one_in);
+	observer->until_timed = draw_gap(latency_one_in);
 	return bpf_ktime_get_ns();
 }
 

@@ -20,12 +20,12 @@ struct { /* which addresses and ports are ours, and what happens to requests wit
 	__type(value, struct vip);
 } vips SEC(".maps");
 
-struct segment { /* of a client, to a VIP; numbers in host byte order */
+struct segment { /* of a client, to a VIP; numbers in host byte order. A cache line: the stack has little room */
 	struct tuple tuple;
+	__u32 leaves; /* once encapsulated: index of the interface to leave through, 0: as it came */
 	const struct vip *vip; /* NULL: none yet */
 	__u64 hash;   /* flow_hash of the tuple */
-	long frame;   /* length of the whole frame, bytes; more than the packet if the link pads */
-	__u32 leaves; /* once encapsulated: index of the interface to leave through, 0: as it came */
+	__u32 frame;  /* length of the whole frame, bytes; more than the packet if the link pads */
 	__u32 route;  /* of the request in it, as in struct path; 0: none yet */
 	__u32 seq;
 	__u32 ack;
@@ -109,7 +109,6 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	tuple->client_port = ports[0];
 	tuple->server_port = ports[1];
 	segment->frame = end - data;
-	segment->leaves = 0;
 	segment->vip = bpf_map_lookup_elem(&vips, &key);
 	if (!segment->vip || !key.port)
 		return PASS_NOT_VIP;

@@ -25,7 +25,7 @@ static const struct answer answers[] = {
 	ANSWER("404 Not Found"),	   ANSWER("400 Bad Request"),
 	ANSWER("411 Length Required"),	   ANSWER("431 Request Header Fields Too Large"),
 	ANSWER("414 URI Too Long"),	   ANSWER("413 Content Too Large"),
-	ANSWER("503 Service Unavailable"),
+	ANSWER("503 Service Unavailable"), ANSWER("501 Not Implemented"),
 };
 
 /* Index into answers, or -1: this verdict is not answered in HTTP. */
@@ -39,6 +39,7 @@ static __always_inline int answer_of(enum verdict verdict)
 	case TX_URI_TOO_LONG: return 4;
 	case TX_BODY_TOO_LARGE: return 5;
 	case TX_UNAVAILABLE: return 6;
+	case TX_NOT_IMPLEMENTED: return 7;
 	default: return -1;
 	}
 }

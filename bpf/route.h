@@ -161,16 +161,12 @@ static __always_inline __u64 select_host(const struct scratch *scratch, __u32 vi
 	return routes ? routes : any;
 }
 
-/* The route, or NO_ROUTE. `any`: the VIP's routes without a host, as match_host says it. Global: verified
- * once. */
-__noinline __u32 find_route(__u32 vip, __u64 any, __u32 wildcards)
+/* The route, or NO_ROUTE. `any`: the VIP's routes without a host, as match_host says it. */
+static __always_inline __u32 find_route(const struct scratch *scratch, __u32 vip, __u64 any, __u32 wildcards)
 {
-	const struct scratch *scratch = get_scratch();
 	__u32 depth, id, shapes, route = NO_ROUTE;
 	__u64 routes;
 
-	if (!scratch)
-		return NO_ROUTE;
 	routes = select_host(scratch, vip, any, wildcards);
 	id = routes >> 32;
 	shapes = routes;

@@ -19,9 +19,9 @@ struct {
 #define UNDECIDED ((enum verdict)VERDICT_COUNT)
 
 /* `vip`: its id, or 0. A VIP's counters lie side by side, so that the few in use share their cache lines. */
-static __always_inline void count(__u32 vip, enum verdict verdict)
+static __always_inline void count(const __u32 *vip, enum verdict verdict)
 {
-	struct verdict_counts *counts = bpf_map_lookup_elem(&verdicts, &vip);
+	struct verdict_counts *counts = bpf_map_lookup_elem(&verdicts, vip);
 
 	if (counts)
 		counts->packets[verdict & (VERDICT_COUNT - 1)] += 1;

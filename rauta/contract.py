@@ -25,6 +25,7 @@ LATENCY_OCTAVES = 20
 LATENCY_BUCKETS = 80
 DIGEST_KEYS = 514  # of the digests of request heads
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
+BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host
 
 
 class Method(IntEnum):
@@ -61,3 +62,4 @@ class NoRouteAnswer(IntEnum):
 
     NOT_FOUND = 0
     RESET = 1
+    FALLBACK = 2

@@ -24,6 +24,8 @@ SERVER = "polite-1"
 PORT = 9000
 PATIENCE = 0.5
 """seconds without a datagram after which none is on its way any more"""
+STRAY = 2
+"""frames that a kernel may send by itself meanwhile; on a busy machine, where the test takes long, one was seen"""
 SLACK = 200e-6
 """seconds that a round trip may take longer than the cables say: two wake-ups"""
 
@@ -108,7 +110,7 @@ def test_loss_and_duplicates_are_as_many_as_asked(tmp_path: Path) -> None:
     with connected(tmp_path, "{loss: 5%, duplicate: 2%}") as (network, near, far):
         arrived = sent(near, far, count)
         counted = network.faults["client"].counters()
-    assert counted["seen"] == count
+    assert count <= counted["seen"] <= count + STRAY
     for share, seen in ((loss, counted["lost"]), (duplicate * (1 - loss), counted["duplicated"])):
         low, high = binom.interval(0.999, count, share)
         assert low <= seen <= high

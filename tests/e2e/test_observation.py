@@ -1,4 +1,4 @@
-"""What the router says about real traffic: requests by route and VIP, how long the program took, events as they happen."""
+"""What the router says about real traffic: requests by route and VIP, how long the program took, single packets."""
 
 from __future__ import annotations
 

@@ -38,6 +38,9 @@ BACKENDS = {
     for index, name in enumerate(name for weights in CLUSTERS.values() for name in weights)
 }
 
+FALLBACK = Backend(len(BACKENDS), "198.18.0.2", frames.ROUTER_MAC)
+"""The router's own host."""
+
 CLOSED_HOST = "closed.test"  # knows nothing but /open
 RESETTING_VIP, RESETTING_PORT = "198.18.100.81", 8000
 SHOP_ROUTES = (
@@ -135,14 +138,17 @@ class Router(Bench):
         for backend in BACKENDS.values():
             value = {"address": oracle.be32(backend.address), "next_hop": oracle.mac(backend.mac)}
             self.object.maps["backends"].update(backend.index, value)
+        local = {"address": oracle.be32(FALLBACK.address), "interface": oracle.BACKEND_LOCAL}
+        self.object.maps["backends"].update(FALLBACK.index, local)
         self.set_cookie_keys(oracle.COOKIE_KEYS, 0)
         self.route(*SHOP_ROUTES)
 
     # ---- what it routes by -----------------------------------------------------------------------------
 
-    def route(self, *routes: Route, no_route: int = oracle.NO_ROUTE_404) -> None:
-        """Gives the VIP other routes."""
-        tables = oracle.route_tables([Vip(VIP, VIP_PORT, routes, no_route), RESETTING], INDEX)
+    def route(self, *routes: Route, no_route: int = oracle.NO_ROUTE_404, fallback: bool = False) -> None:
+        """Gives the VIP other routes, and a fallback if it is to have one."""
+        vip = Vip(VIP, VIP_PORT, routes, no_route, FALLBACK.index if fallback else None)
+        tables = oracle.route_tables([vip, RESETTING], INDEX)
         for name, entries in tables.items():
             self.object.maps[name].clear()
             self.object.maps[name].update_batch(entries)
@@ -213,10 +219,11 @@ class Router(Bench):
     # ---- runs ------------------------------------------------------------------------------------------
 
     def counted_for(self, frame: bytes, verdict: str) -> int:
-        """The VIP that the frame is for, by its place in `reset`; 0 if it is passed, or a fragment, without ports."""
-        if verdict.startswith("PASS_") or verdict == "DROP_FRAGMENT":
+        """The VIP that the frame is for, by its place in `reset`; 0 if it is passed, a fragment, or cut short."""
+        destination = oracle.destination(frame)
+        if destination is None or verdict.startswith("PASS_") or verdict == "DROP_FRAGMENT":
             return 0
-        return VIP_NUMBERS[oracle.destination(frame)]
+        return VIP_NUMBERS[destination]
 
     def passes(self, frame: SupportsBytes, verdict: str) -> None:
         """To the kernel, unchanged."""
@@ -239,6 +246,14 @@ class Router(Bench):
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
         """
         self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie))
+
+    def falls_back(self, segment: Segment, verdict: str, *, opens: bool = False, cookie: int | None = None) -> None:
+        """To the fallback: up to the kernel, encapsulated for the router's own host, between the same two machines."""
+        code, output = self.run("rauta_ingress", segment, verdict)
+        source = oracle.outer_source(segment.connection.tuple, *self.outer)
+        cookie = segment.connection.cookie if cookie is None else cookie
+        expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=frames.CLIENT_MAC)
+        assert (code, output.hex(" ")) == (XDP_PASS, expected.hex(" "))
 
     def redirects(self, segment: Segment, verdict: str, backend: str, source_mac: str, *, opens: bool = False) -> None:
         """To that backend, encapsulated, out of another interface, which has that MAC address."""

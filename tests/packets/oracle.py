@@ -36,10 +36,11 @@ MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-NO_ROUTE_404, NO_ROUTE_RESET = 0, 1
+NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
+BACKEND_LOCAL = 0xFFFFFFFF
 PATH_EXACT, PATH_PREFIX = 0, 1
 HOST_EXACT, HOST_WILDCARD = 0, 1
-FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED = 1, 2, 3
+FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_FALLBACK = 1, 2, 3, 5
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
 
@@ -73,9 +74,14 @@ def address_of(value: int) -> str:
     return str(IPv4Address(value.to_bytes(4, "little")))
 
 
-def destination(frame: bytes) -> tuple[str, int]:
-    """Address and port that an Ethernet frame with IPv4 and TCP is for."""
-    packet = frame[14:]
+def destination(frame: bytes) -> tuple[str, int] | None:
+    """Address and port that a frame with IPv4 and TCP is for, whatever VLAN tags it has; None if it is cut short."""
+    start = 14
+    while frame[start - 2 : start] in (b"\x81\x00", b"\x88\xa8"):
+        start += 4
+    packet = frame[start:]
+    if len(packet) < 24:
+        return None
     ports = 4 * (packet[0] & 0x0F)
     return str(IPv4Address(packet[16:20])), int.from_bytes(packet[ports + 2 : ports + 4], "big")
 
@@ -335,12 +341,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Vip:
-    """An address and port with its routes."""
+    """An address and port with its routes; `fallback` is the index of that backend, if there is one."""
 
     address: str
     port: int
     routes: Sequence[Route]
     no_route: int = NO_ROUTE_404
+    fallback: int | None = None
 
 
 def vip_key(address: str, port: int) -> dict[str, int]:
@@ -357,6 +364,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
         route_number += len(vip.routes)
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
+        value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
         for host in dict.fromkeys(route.host for route in vip.routes):
             host_id += 1
             routes = [route for route in vip.routes if route.host == host]

@@ -150,7 +150,7 @@ def test_it_does_not_replace_an_older_connections_entry(router: Router) -> None:
     """Which would forward what comes at the older one's numbers."""
     before = entry(ALICE.data(HEAD), "web", "web-1")
     router.put_flow(ALICE, **before)
-    router.drops(ALICE.reopened(ALICE.isn - 5000).data(BIG_POST), "DROP_TOO_BIG")
+    router.drops(ALICE.reopened(ALICE.isn + 5000).data(BIG_POST), "DROP_TOO_BIG")
     assert router.flow(ALICE) == before
     router.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.l2 import ARP, Ether
 
 from packets.bench import XDP_DROP, XDP_PASS, XDP_TX, Router, entry
 from packets.frames import (
@@ -34,7 +34,6 @@ ETHER = Ether(src=CLIENT_MAC, dst=ROUTER_MAC)
     [
         pytest.param(ETHER / ARP(pdst=VIP, psrc=CLIENT, hwsrc=CLIENT_MAC), id="ARP"),
         pytest.param(ETHER / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(), id="IPv6"),
-        pytest.param(ETHER / Dot1Q(vlan=7) / IP(FIRST.packet), id="VLAN"),
         pytest.param(ethernet(CLIENT_MAC, ROUTER_MAC, b"", 0x86DD), id="header alone"),
         pytest.param(ethernet(CLIENT_MAC, ROUTER_MAC, FIRST.packet, 0x0608), id="0x0800 is not 0x0608"),
         pytest.param(ethernet(CLIENT_MAC, ROUTER_MAC, FIRST.packet, 0x0008), id="0x0800 read the wrong way round"),

@@ -112,6 +112,16 @@ def test_of_a_request_that_is_too_big_route_and_backend_are_told(talking: Router
     assert event.backend == talking_backend(talking, ALICE)
 
 
+def test_tags_are_no_part_of_what_is_told(talking: Router, told: Tell) -> None:
+    """Also if they are cut: then nothing is known, not what an earlier packet was."""
+    frame = bytes(ALICE.data(HEAD))
+    first, cut = told(frame[:12] + b"\x81\x00\x00\x07" + frame[12:], frame[:12] + b"\x81\x00")
+    assert (first.verdict, first.vip, first.client_port) == ("ROUTED_FIRST", "shop", ALICE.port)
+    assert (cut.verdict, cut.vip, cut.route, cut.backend) == ("DROP_NO_ROOM", "", None, None)
+    assert (cut.client, cut.client_port) == (IPv4Address("0.0.0.0"), 0)
+    assert talking.counters_by_vip()[""]["DROP_NO_ROOM"] == 1
+
+
 def test_a_fragment_has_no_ports_and_so_no_vip(told: Tell) -> None:
     (event,) = told(ALICE.data(HEAD, ip={"flags": "MF"}))
     assert (event.verdict, event.vip) == ("DROP_FRAGMENT", "")

@@ -77,7 +77,7 @@ def test_malformed_lines_are_refused(router: Router, text: bytes) -> None:
 # ---- target ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["*", "shop.test:80", "http://shop.test/", "api", "?/api", "%2f", "\\api"])
+@pytest.mark.parametrize("target", ["*", "shop.test:80", "api", "?/api", "%2f", "\\api", "*/", "/*/../x"])
 def test_a_target_that_is_no_path_is_refused(router: Router, target: str) -> None:
     router.answers(ALICE.data(request(target)), "TX_BAD_REQUEST", "400 Bad Request")
 
@@ -230,3 +230,79 @@ def test_the_entry_says_where_the_request_ends(router: Router) -> None:
     segment = ALICE.data(request("/api/x?y"))
     router.opens(segment, "api")
     assert router.flow(ALICE) == entry(segment, "api", "api-1")
+
+
+# ---- other forms of targets -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("http://shop.test/api", "shop.test"),
+        ("http://SHOP.test/api/x?y=http://z", "shop.test"),
+        ("http://shop.test/api", "Shop.Test"),
+        ("http://shop.test:80/api", "shop.test:80"),
+        ("http://shop.test./api", "shop.test."),
+        (f"http://{'a' * 63}.{'b' * 63}.test/api", f"{'a' * 63}.{'b' * 63}.test"),
+    ],
+)
+def test_an_absolute_target_is_routed_by_its_path(router: Router, target: str, host: str) -> None:
+    segment = ALICE.data(request(target, host=host))
+    router.opens(segment, "api")
+    assert router.flow(ALICE) == entry(segment, "api", "api-1")
+
+
+@pytest.mark.parametrize("length", range(1, 24))
+def test_an_absolute_target_is_compared_with_the_host_to_its_end(router: Router, length: int) -> None:
+    name = "abcdefghijklmnopqrstuvwx"[:length]
+    router.opens(ALICE.data(request(f"http://{name}/api", host=name)), "api")
+    other = name[:-1] + "_"
+    answer = ("TX_BAD_REQUEST", "400 Bad Request")
+    router.answers(Connection(port=50001).data(request(f"http://{name}/api", host=other)), *answer)
+    router.answers(Connection(port=50002).data(request(f"http://{name}/api", host=name + "a")), *answer)
+    router.answers(Connection(port=50003).data(request(f"http://{name}a/api", host=name)), *answer)
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("http://shop.test/", "other.test"),
+        ("http://shop.test:80/", "shop.test"),
+        ("http://shop.test/", "shop.test:80"),
+        ("http://user@shop.test/", "shop.test"),
+        ("http://shop.test", "shop.test"),
+        ("http://shop.test?x", "shop.test"),
+        ("http:///", ""),
+        ("http:/shop.test/", "shop.test"),
+        ("http://shop.test\\/", "shop.test"),
+        ("HTTP://shop.test/", "shop.test"),
+        ("https://shop.test/", "shop.test"),
+        ("ftp://shop.test/", "shop.test"),
+        ("http://shop.test//", "shop.test"),
+        ("http://shop.test/../api", "shop.test"),
+        ("http://" + "a" * 300 + "/", "a" * 300),
+    ],
+)
+def test_an_absolute_target_that_says_something_else_is_refused(router: Router, target: str, host: str) -> None:
+    """Servers differ in whether the target or the Host counts."""
+    router.answers(ALICE.data(request(target, host=host)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+def test_an_absolute_target_needs_a_host_as_any_other(router: Router) -> None:
+    text = b"GET http://shop.test/ HTTP/1.0\r\n\r\n"
+    router.answers(ALICE.data(text), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+def test_an_asterisk_is_for_options_and_the_root(router: Router) -> None:
+    """RFC 9112, 3.2.4: it asks about the server as a whole, which is who gets the path "/" and all below it."""
+    router.route(Route("web", prefix="/"), Route("api", prefix="/", method="OPTIONS"), Route("web", exact="/"))
+    segment = ALICE.data(request("*", method="OPTIONS"))
+    router.opens(segment, "api")
+    assert router.flow(ALICE) == entry(segment, "api", "api-1")
+    router.route(Route("api", exact="/"), Route("api", prefix="/x"))
+    router.answers(Connection(port=50001).data(request("*", method="OPTIONS")), "TX_NO_ROUTE", "404 Not Found")
+
+
+@pytest.mark.parametrize(("target", "method"), [("*", "GET"), ("*x", "OPTIONS"), ("*?x", "OPTIONS"), ("**", "OPTIONS")])
+def test_any_other_asterisk_is_refused(router: Router, target: str, method: str) -> None:
+    router.answers(ALICE.data(request(target, method=method)), "TX_BAD_REQUEST", "400 Bad Request")

@@ -287,7 +287,7 @@ def test_vips_do_not_share_their_routes(router: Router) -> None:
     there = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)
     router.opens(there.data(request("/open", host="any.test")), "web")
     router.route(Route("api", prefix="/", host="shop.test"))
-    router.resets(there.reopened(77).data(request("/", host="shop.test")), "TX_RESET_NO_ROUTE")
+    router.resets(there.reopened(there.isn + 77).data(request("/", host="shop.test")), "TX_RESET_NO_ROUTE")
 
 
 @pytest.mark.parametrize("target", ["/", "/other", "/open/x"])
