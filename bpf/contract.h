@@ -271,6 +271,20 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u32 cookie;
 };
 
+/*
+ * Which connections have had their socket. Map consumed: an array of sets of fingerprints. A connection's is the
+ * SipHash-2-4, under consumed_key, of the 20 bytes client, server, client_port, server_port (of the LOCAL tuple), isn,
+ * cookie; 0 becomes 1. Its set's number = (fingerprint >> 32) * consumed_sets >> 32. First in, first out.
+ */
+#define CONSUMED_SETS	131072	/* 8 MiB, 917,504 connections: docs/http.md says how long that lasts */
+#define CONSUMED_WAYS	7	/* with the hand one cache line */
+
+struct consumed_set {
+	__u32 hand;		/* counts up: the next fingerprint goes to place hand % CONSUMED_WAYS */
+	__u32 reserved;
+	__u64 fingerprint[CONSUMED_WAYS]; /* 0: none yet */
+};
+
 #define MARK_MAGIC	0x52410000 /* "RA": skb->mark of packets the agent sends round through ingress again */
 #define MARK_MAGIC_MASK	0xffff0000
 #define MARK_OPENS	0x00000200 /* a validated first request */
@@ -310,7 +324,7 @@ enum verdict {
 	DROP_HANDSHAKE_ACK,		/* the bare third packet of the handshake: nothing to do yet */
 	DROP_NO_FLOW,			/* later packet of a connection that has no entry */
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
-	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated */
+	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated, and may be fragmented (no DF) */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
 	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
 					 * flow table stayed locked by another CPU */
@@ -318,6 +332,7 @@ enum verdict {
 	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them */
 	DROP_PIPELINED,			/* a request before the first byte of the answer to the one before it is acknowledged */
 	DROP_REPLAYED,			/* the first request of a connection before the one that the entry is about */
+	DROP_ICMP = 31,			/* an ICMP error, but no "fragmentation needed" about a packet of a flow */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */
@@ -330,14 +345,16 @@ enum verdict {
 	TX_RESET_NO_ROUTE,
 	TX_BAD_REQUEST,			/* 400: malformed or ambiguous, see http.h */
 	TX_LENGTH_REQUIRED,		/* 411: Transfer-Encoding, the end of the body could not be followed */
-	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 126 lines */
+	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 127 fields */
 	TX_URI_TOO_LONG,		/* 414: path over MAX_PATH */
 	TX_BODY_TOO_LARGE,		/* 413: head and body over 2^31 - 1, more than sequence numbers compare */
 	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
-	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade) */
+	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade, CONNECT) */
+	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
+					 * client is behind another interface) */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */
@@ -345,6 +362,7 @@ enum verdict {
 	FORWARDED,			/* body, acknowledgement */
 	FORWARDED_AGAIN,		/* retransmission of the newest request */
 	FORWARDED_CLOSE,		/* FIN or RST */
+	FORWARDED_ICMP = 117,		/* ICMP "fragmentation needed" about a packet of the flow's backend */
 
 	/* Agent, ingress: passed to the kernel */
 	AGENT_PASS = VERDICT_AGENT,	/* not encapsulated: none of its business */
@@ -354,6 +372,7 @@ enum verdict {
 	AGENT_DELIVERED,		/* later packet, translated */
 	AGENT_NO_LISTENER,		/* first request, nobody listens: the kernel refuses it with an RST */
 	AGENT_CLEARING,			/* turned into a reset for an old socket; a clone goes round behind it */
+	AGENT_DELIVERED_ICMP = 135,	/* "fragmentation needed" about what the server sent, translated */
 
 	/* Agent, ingress: dropped */
 	AGENT_DROP_SOURCE = VERDICT_AGENT_DROP, /* encapsulated, but not by a configured router */
@@ -361,9 +380,12 @@ enum verdict {
 	AGENT_DROP_NOT_SERVED,		/* the inner destination is no VIP of this host, or the outer one another host */
 	AGENT_DROP_COOKIE,
 	AGENT_DROP_UNOPENED,		/* later packet on a tuple whose first request is not here yet */
-	AGENT_DROP_REFUSED,		/* the kernel refused the socket (MPTCP listener, sysctl, options) */
+	AGENT_DROP_REFUSED,		/* the kernel refused the socket (sysctl, options) */
 	AGENT_DROP_CONFLICT,		/* a live socket that is not the agent's, or another VIP's, holds the tuple */
 	AGENT_DROP_ATTEMPTS,		/* the old socket is still there after MAX_ATTEMPTS */
+	AGENT_DROP_REPLAYED = 152,	/* the first request of a connection that has had its socket already */
+	AGENT_DROP_MPTCP = 153,		/* the server listens with MPTCP, and the kernel makes it no socket from a cookie */
+	AGENT_DROP_ICMP = 154,		/* an ICMP error that is malformed, no "fragmentation needed", or of no connection here */
 
 	/* Agent, ingress: round through ingress once more */
 	AGENT_WAITING = VERDICT_AGENT_AGAIN, /* later segment of a connection whose old socket is being cleared */
@@ -377,7 +399,7 @@ enum verdict {
 	FALLBACK_NOT_HTTP = VERDICT_FALLBACK, /* does not start with an HTTP/1 method */
 	FALLBACK_TLS,			/* a TLS handshake */
 	FALLBACK_HTTP2,			/* the HTTP/2 connection preface */
-	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 126 lines */
+	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 127 fields */
 	FALLBACK_PATH,			/* path over MAX_PATH */
 	FALLBACK_AMBIGUOUS,		/* malformed or ambiguous, see http.h */
 	FALLBACK_ENCODED,		/* Transfer-Encoding, the end of the body could not be followed */

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cookie.h"
+#include "learn.h"
 #include "open.h"
 #include "translate.h"
 
@@ -89,7 +90,7 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 	struct tuple *tuple = &arrival.tuple;
 
 	if (!read_arrival(skb, &arrival))
-		return AGENT_DROP_MALFORMED;
+		return carries_icmp(skb) ? learn(skb, outer_destination, id) : AGENT_DROP_MALFORMED;
 	key.address = tuple->server;
 	key.port = tuple->server_port;
 	service = bpf_map_lookup_elem(&services, &key);

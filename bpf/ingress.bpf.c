@@ -13,6 +13,7 @@
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
+#include "icmp.h"
 #include "observe.h"
 #include "packet.h"
 #include "reply.h"
@@ -417,7 +418,7 @@ static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *s
 	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
-		return verdict;
+		return verdict == PASS_NOT_TCP ? on_other_protocol(ctx, segment) : verdict;
 	segment->hash = flow_hash(&segment->tuple);
 	find_flow(&entry, segment);
 	if (!entry.set)

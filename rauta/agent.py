@@ -38,6 +38,7 @@ class Agent(loading.Loaded):
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
+            agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
             agent.object.load()
             agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
             agent.object.maps["services"].update_batch(services)

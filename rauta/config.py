@@ -33,7 +33,10 @@ from rauta.contract import MAX_CLUSTERS, MAX_VIPS
 from rauta.document import load_document
 from rauta.mistakes import together
 
-__all__ = ["Backend", "Cluster", "Config", "Encapsulation", "Route", "Vip", "load_config"]
+__all__ = ["MAX_WEIGHT", "Backend", "Cluster", "Config", "Encapsulation", "Route", "Vip", "load_config"]
+
+
+MAX_WEIGHT = 65535
 
 
 def _name(text: str) -> str:
@@ -67,12 +70,15 @@ class _Model(BaseModel):
 
 
 class Route(_Model):
-    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method."""
+    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method.
+
+    CONNECT is never routed (docs/http.md).
+    """
 
     host: Annotated[str, AfterValidator(paths.host_name)] | None = None
     exact: Annotated[str, AfterValidator(paths.exact_path)] | None = None
     prefix: Annotated[str, AfterValidator(paths.prefix)] | None = None
-    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = None
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"] | None = None
     cluster: Name
 
     @property
@@ -97,7 +103,7 @@ class Backend(_Model):
     name: Name
     address: Address
     port: Port
-    weight: Annotated[int, Field(strict=True, ge=0, le=65535)] = 1
+    weight: Annotated[int, Field(strict=True, ge=0, le=MAX_WEIGHT)] = 1
 
 
 class Cluster(_Model):
@@ -105,6 +111,10 @@ class Cluster(_Model):
 
     name: Name
     backends: tuple[Backend, ...]
+
+    def weights(self) -> dict[str, int]:
+        """The weight of each backend by name."""
+        return {backend.name: backend.weight for backend in self.backends}
 
 
 class Encapsulation(_Model):

@@ -19,6 +19,7 @@ _COOKIE_KEY_BYTES = 16
 _COOKIE_BYTES = 2 * _COOKIE_KEY_BYTES
 _HASH_KEY_BYTES = 8
 _DIGEST_LABEL = b"rauta head digest"
+_CONSUMED_LABEL = b"rauta consumed connections"
 
 SipHashKey = tuple[int, int]
 
@@ -38,6 +39,13 @@ class CookieKeys:
             raise RautaError(
                 "choosing the cookie key", f"there is no epoch {self.epoch}", "Two keys are live: 0 and 1."
             )
+
+    @property
+    def consumed_key(self) -> SipHashKey:
+        """The key of the fingerprints of connections that have had their socket: SHAKE-256 of both keys."""
+        raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
+        derived = hashlib.shake_256(_CONSUMED_LABEL + raw).digest(_COOKIE_KEY_BYTES)
+        return int.from_bytes(derived[:8], "little"), int.from_bytes(derived[8:], "little")
 
     @classmethod
     def generate(cls) -> CookieKeys:

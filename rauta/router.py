@@ -9,15 +9,16 @@ Everything is in the maps before the program is attached, so no packet meets a h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
 from rauta import loading, neighbours, offloads, tables
-from rauta.bpf import BpfObject, Map, MapType, XdpAttachment, XdpMode, attach_xdp
-from rauta.config import Cluster, Config, Route
-from rauta.contract import FLOW_WAYS, MAGLEV_PACKED
+from rauta.balancing import Balancer, reweighted
+from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
+from rauta.config import Config, Route
+from rauta.contract import FLOW_WAYS
 from rauta.errors import RautaError
 from rauta.keys import Keys
 from rauta.latency import Histogram
@@ -116,6 +117,18 @@ class Router(loading.Loaded):
             undo.enter_context(offloads.gro_off(interface))
         return attachment
 
+    def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
+        """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
+
+        When this returns, new connections go by the new weights, and none to a backend of weight 0; connections that
+        there are stay where they are. `rauta.maglev` says which of the table's slots change hands. RautaError if there
+        is no such cluster or backend, or a weight is none; then nothing has changed.
+        """
+        number, before, after = reweighted(self.config, cluster, weights)
+        self._balancer().replace(number, before, after)
+        clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
+        self.config = self.config.model_copy(update={"clusters": clusters})
+
     @property
     def requests_routed(self) -> int:
         """Requests that went to a backend: the first ones of connections, and later ones."""
@@ -182,17 +195,11 @@ class Router(loading.Loaded):
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
-        indices = tables.backend_indices(self.config)
-        for index, cluster in enumerate(self.config.clusters):
-            self._put_cluster(index, cluster, indices)
+        self._balancer().fill(self.config.clusters)
         maps["vips"].update_batch(content.vips)
 
-    def _put_cluster(self, index: int, cluster: Cluster, indices: dict[str, int]) -> None:
-        """Replaces a cluster's Maglev table as a whole."""
-        size = self.object.btf.struct("maglev_slots").size
-        with Map.create(MapType.ARRAY, "maglev", 4, size, MAGLEV_PACKED) as table:
-            table.update_batch(tables.maglev_entries(cluster, indices))
-            self.object.maps["clusters"].update(index, table)
+    def _balancer(self) -> Balancer:
+        return Balancer(self.object.maps["clusters"], tables.backend_indices(self.config))
 
     def _fill_backends(self, interfaces: Sequence[int]) -> None:
         """Where there is only one interface, packets leave as they came: the program need not compare."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import socket
 import sys
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import count
 from typing import Any, TypeAlias
 
-from rauta import maglev, paths
-from rauta.config import Backend, Cluster, Config, Route, Vip
+from rauta import paths
+from rauta.config import Backend, Config, Route, Vip
 from rauta.contract import (
     MAGLEV_PACKED,
+    MAGLEV_SLOTS,
     NO_BACKEND,
     ROUTE_CLUSTER_BITS,
     SHAPE_EXACT,
@@ -41,7 +43,8 @@ __all__ = [
     "be16",
     "be32",
     "cookie_keys_entry",
-    "maglev_entries",
+    "maglev_table",
+    "maglev_values",
     "path_hash",
     "path_route",
     "router_tables",
@@ -59,7 +62,6 @@ _Numbered: TypeAlias = tuple[int, Route]
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD_BITS = (1 << 64) - 1
 _WORD_BYTES = 8
-_SLOT_BYTES = 2
 _NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET}
 
 
@@ -228,19 +230,17 @@ def backend_entry(backend: Backend, next_hop: bytes, *, interface: int = 0, sour
     return {"address": be32(backend.address), "next_hop": next_hop, "source": source, "interface": interface}
 
 
-def maglev_entries(cluster: Cluster, indices: Mapping[str, int]) -> list[tuple[int, bytes]]:
-    """A cluster's Maglev table as the entries of its inner map: number, `struct maglev_slots` as bytes.
+def maglev_values(table: array[int]) -> bytes:
+    """A Maglev table as the values of its inner map, `struct maglev_slots`, side by side.
 
-    Slot s is the 16-bit integer s % 4 of entry s // 4; what is left over in the last entry is NO_BACKEND.
+    Slot s is the 16-bit integer s % 4 of value s // 4; what is left over in the last one is NO_BACKEND.
     """
-    table = maglev.build_table({backend.name: backend.weight for backend in cluster.backends})
-    index_of = [indices[name] for name in sorted(backend.name for backend in cluster.backends)]
-    for slot, place in enumerate(table):
-        if place != NO_BACKEND:
-            table[slot] = index_of[place]
-    table.extend([NO_BACKEND] * (MAGLEV_PACKED * SLOTS_PER_ENTRY - len(table)))
-    packed, size = table.tobytes(), SLOTS_PER_ENTRY * _SLOT_BYTES
-    return [(entry, packed[entry * size : (entry + 1) * size]) for entry in range(MAGLEV_PACKED)]
+    return (table + array("H", [NO_BACKEND] * (MAGLEV_PACKED * SLOTS_PER_ENTRY - len(table)))).tobytes()
+
+
+def maglev_table(values: bytes) -> array[int]:
+    """The Maglev table that an inner map holds."""
+    return array("H", values)[:MAGLEV_SLOTS]
 
 
 # ---- keys and agents ------------------------------------------------------------------------------------

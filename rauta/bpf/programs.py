@@ -142,6 +142,22 @@ class Program:
         context = ctx_out.raw[: options.ctx_size_out] if ctx_out is not None else b""
         return TestRun(options.retval, ctypes.string_at(data_out, options.data_size_out), context, options.duration)
 
+    def call(self, argument: bytes = b"") -> int:
+        """Runs a program of type syscall, which gets an argument instead of a packet, and returns what it returns.
+
+        It may take its time: softirqs, and with them packets, are served meanwhile (Linux 5.14).
+        """
+        options = _lib.TestRunOpts()
+        if argument:
+            options.keep = ctypes.create_string_buffer(argument, len(argument))
+            options.ctx_in, options.ctx_size_in = ctypes.addressof(options.keep), len(argument)
+        _lib.check(
+            _lib.libbpf().bpf_prog_test_run_opts(self.fd, byref(options)),
+            f"calling program '{self.name}'",
+            "Only programs of type syscall can be called.",
+        )
+        return int(options.retval)
+
     def run_live_frames(self, data: bytes, *, ctx: bytes | None, repeat: int, batch_size: int = 64) -> TestRun:
         """Runs an XDP program on `repeat` frames that are really passed on, sent or redirected (Linux 5.18).
 

@@ -32,6 +32,7 @@ MAX_PATH = 256
 MAX_PREFIX_DEPTH = 30
 SHAPE_EXACT = 0x80000000
 FLOW_WAYS = 8
+CONSUMED_WAYS = 7
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
@@ -49,6 +50,7 @@ MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
 COOKIE_KEYS = ((0x0706050403020100, 0x0F0E0D0C0B0A0908), (0x243F6A8885A308D3, 0x13198A2E03707344))
 ROUTE_KEY = 0xA4093822299F31D0
 FLOW_KEY = 0x082EFA98EC4E6C89
+CONSUMED_KEY = (0x452821E638D01377, 0xBE5466CF34E90C6C)
 DIGEST_KEYS = [int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:8], "little") for number in range(514)]
 
 _64_BITS = (1 << 64) - 1
@@ -74,16 +76,30 @@ def address_of(value: int) -> str:
     return str(IPv4Address(value.to_bytes(4, "little")))
 
 
-def destination(frame: bytes) -> tuple[str, int] | None:
-    """Address and port that a frame with IPv4 and TCP is for, whatever VLAN tags it has; None if it is cut short."""
+def named_vip(frame: bytes) -> dict[str, int] | None:
+    """`struct vip_key` of whom a frame with IPv4 is for, whatever VLAN tags it has; None if that is cut off.
+
+    An ICMP error is for whom the TCP packet in it came from; or went to, if it is encapsulated in there.
+    """
     start = 14
     while frame[start - 2 : start] in (b"\x81\x00", b"\x88\xa8"):
         start += 4
-    packet = frame[start:]
-    if len(packet) < 24:
+    header, rest = _split_ip(frame[start:])
+    address, port = header[16:20], rest[2:4]
+    if header[9:10] == b"\x01":
+        header, rest = _split_ip(rest[8:])
+        address, port = header[12:16], rest[0:2]
+        if header[9:10] == b"\x04":
+            header, rest = _split_ip(rest)
+            address, port = header[16:20], rest[2:4]
+    if len(address) < 4 or len(port) < 2:
         return None
-    ports = 4 * (packet[0] & 0x0F)
-    return str(IPv4Address(packet[16:20])), int.from_bytes(packet[ports + 2 : ports + 4], "big")
+    return {"address": int.from_bytes(address, "little"), "port": int.from_bytes(port, "little"), "reserved": 0}
+
+
+def _split_ip(packet: bytes) -> tuple[bytes, bytes]:
+    length = 4 * (packet[0] & 0x0F) if packet else 0
+    return packet[:length], packet[length:]
 
 
 # ---- the digest of a request head -----------------------------------------------------------------------
@@ -184,6 +200,24 @@ def cookie(four: Tuple, isn: int, option_byte: int, keys: Sequence[tuple[int, in
         + bytes([option_byte])
     )
     return (siphash24(k0, k1, message) & 0xFFFFFF) << 8 | option_byte
+
+
+def fingerprint(local: Tuple, isn: int, cookie: int) -> int:
+    """What the agent remembers of a connection that has had its socket; the tuple has the server's own address."""
+    message = (
+        IPv4Address(local.client).packed
+        + IPv4Address(local.server).packed
+        + local.client_port.to_bytes(2, "big")
+        + local.server_port.to_bytes(2, "big")
+        + isn.to_bytes(4, "little")
+        + cookie.to_bytes(4, "little")
+    )
+    return siphash24(*CONSUMED_KEY, message) or 1
+
+
+def consumed_place(fingerprint: int, sets: int) -> int:
+    """The set that remembers it."""
+    return (fingerprint >> 32) * sets >> 32
 
 
 def tcp_options(raw: bytes) -> Iterator[tuple[int, bytes]]:

@@ -107,7 +107,7 @@ def test_what_does_not_leave_for_a_backend_is_no_request_of_the_route() -> None:
     with loaded() as router:
         run(router, ALICE.data(request("/", f"X: {'x' * 1400}")))
         run(router, ALICE.data(head), ALICE.later(request("/api"), len(head)))
-        assert counted(router.counters()) == {"DROP_TOO_BIG": 1, "ROUTED_FIRST": 1, "TX_RESET_ROUTE_CHANGED": 1}
+        assert counted(router.counters()) == {"TX_TOO_BIG": 1, "ROUTED_FIRST": 1, "TX_RESET_ROUTE_CHANGED": 1}
         assert [one.requests for one in router.requests_by_route()] == [1, 0, 0, 0, 0, 0]
 
 

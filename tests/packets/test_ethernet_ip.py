@@ -184,7 +184,7 @@ def test_any_damaged_packet_leaves_by_exactly_one_door(router: Router, seed: int
         before = router.rows()
         done = router.object.programs["rauta_ingress"].test_run(bytes(frame))
         ((vip, verdict), count), *others = router.grown_by_vip(before).items()
-        assert vip == router.counted_for(bytes(frame), verdict), frame.hex(" ")
+        assert vip in router.counted_for(bytes(frame), verdict), frame.hex(" ")
         assert (count, others, done.retval) == (1, [], codes[verdict]), frame.hex(" ")
         if done.retval != XDP_TX:
             assert done.data == bytes(frame)

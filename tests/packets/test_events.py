@@ -108,7 +108,7 @@ def test_what_is_dropped_answered_or_reset_is_told_without_a_route(told: Tell, v
 
 def test_of_a_request_that_is_too_big_route_and_backend_are_told(talking: Router, told: Tell) -> None:
     (event,) = told(ALICE.data(request("/", f"X: {'x' * 1400}")))
-    assert (event.verdict, event.route) == ("DROP_TOO_BIG", talking.config.vips[0].routes[0])
+    assert (event.verdict, event.route) == ("TX_TOO_BIG", talking.config.vips[0].routes[0])
     assert event.backend == talking_backend(talking, ALICE)
 
 
@@ -127,6 +127,29 @@ def test_a_fragment_has_no_ports_and_so_no_vip(told: Tell) -> None:
     assert (event.verdict, event.vip) == ("DROP_FRAGMENT", "")
     assert (event.client, event.client_port) == (IPv4Address(CLIENT), 0)
     assert (event.server, event.server_port) == (IPv4Address(VIP), 0)
+
+
+@pytest.fixture
+def with_fallback(talking: Router) -> Iterator[Router]:
+    """The shop has one: the router's own host, as a backend of its own."""
+    vips, index = talking.object.maps["vips"], len(talking.config.backends())
+    local = {"address": oracle.be32("198.18.0.2"), "interface": oracle.BACKEND_LOCAL}
+    talking.object.maps["backends"].update(index, local)
+    key = oracle.vip_key(VIP, VIP_PORT)
+    before = vips.lookup(key)
+    vips.update(key, before | {"fallback": index + 1})
+    yield talking
+    vips.update(key, before)
+
+
+def test_a_connection_that_the_fallback_gets_is_told_once(with_fallback: Router, told: Tell) -> None:
+    """Not every packet of it."""
+    before = with_fallback.event_counts()["fallback"].told
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03"
+    rest = (ALICE.data(hello), ALICE.ack(len(hello)), ALICE.data(b"more", len(hello)), ALICE.fin(len(hello) + 4))
+    events = told(ALICE.data(hello), *rest)
+    assert [(event.verdict, event.vip, event.route) for event in events] == [("FALLBACK_TLS", "shop", None)]
+    assert with_fallback.event_counts()["fallback"].told == before + 1
 
 
 def test_what_is_ordinary_is_not_told(told: Tell) -> None:

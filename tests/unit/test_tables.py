@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from rauta import contract, tables
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.keys import CookieKeys, Keys
-from rauta.maglev import build_table
 
 HEADER = (Path(__file__).parents[2] / "bpf/contract.h").read_text()
 KEY = 0x0123456789ABCDEF
@@ -226,21 +226,13 @@ def test_and_the_interface_that_leads_there() -> None:
     assert (entry["interface"], entry["source"]) == (7, b"\x02\0\0\0\0\7")
 
 
-def test_maglev_slots_hold_indices_of_the_whole_configuration_four_to_an_entry() -> None:
-    config = configuration()
-    entries = tables.maglev_entries(config.clusters[0], tables.backend_indices(config))
-    assert [number for number, _ in entries] == list(range(contract.MAGLEV_PACKED))
-    packed = b"".join(slots for _, slots in entries)
-    slots = [int.from_bytes(packed[at : at + 2], "little") for at in range(0, len(packed), 2)]
-    expected = [{0: 2, 1: 3}[place] for place in build_table({"web-1": 1, "web-2": 1})]
-    assert slots == [*expected, *[contract.NO_BACKEND] * 3]
-
-
-def test_a_drained_cluster_has_no_backend_in_any_slot() -> None:
-    cluster = {"name": "web", "backends": [backend("web-1", 11, weight=0)]}
-    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": []}
-    config = configuration(vips=[vip], clusters=[cluster])
-    assert {slots for _, slots in tables.maglev_entries(config.clusters[0], {"web-1": 0})} == {b"\xff" * 8}
+def test_a_maglev_table_is_packed_four_slots_to_a_value() -> None:
+    table = array("H", (slot % 4096 for slot in range(contract.MAGLEV_SLOTS)))
+    values = tables.maglev_values(table)
+    assert len(values) == contract.MAGLEV_PACKED * 8
+    slots = [int.from_bytes(values[at : at + 2], "little") for at in range(0, len(values), 2)]
+    assert slots == [*table, *[contract.NO_BACKEND] * 3]
+    assert tables.maglev_table(values) == table
 
 
 def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
@@ -269,6 +261,13 @@ def test_keys_come_from_bytes_in_little_endian_order() -> None:
     assert (keys.route_key, keys.flow_key) == (0x2726252423222120, 0x2F2E2D2C2B2A2928)
     expected = {"key": [list(key) for key in keys.cookies.by_epoch], "epoch": 0}
     assert tables.cookie_keys_entry(keys.cookies) == expected
+
+
+def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
+    """Every agent works it out from the cookie keys, and it is none of those."""
+    keys = [CookieKeys.from_bytes(raw) for raw in (bytes(32), bytes(31) + b"\1", bytes(32))]
+    assert keys[0].consumed_key == keys[2].consumed_key != keys[1].consumed_key
+    assert keys[0].consumed_key == (0xB4AA8D2381585D3A, 0x10CC82892DE46BE1)
 
 
 def test_keys_do_not_show_themselves() -> None:

@@ -202,3 +202,16 @@ int accept(struct __sk_buff *skb)
 {
 	return TC_ACT_OK;
 }
+
+/* What no packet runs. */
+SEC("syscall")
+int add(const struct pair *pair)
+{
+	return pair->left + pair->right;
+}
+
+SEC("syscall")
+int without_argument(void *ctx)
+{
+	return 7;
+}
