@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from rauta import references
 from rauta.config import Config, load_config
 from rauta.document import DocumentError, load_document
 from rauta.errors import RautaError
@@ -189,6 +190,15 @@ ONE_MISTAKE = [
         "11: vips[0].routes[1].cluster: 198.18.0.11 is reached on port",
     ),
 ]
+
+
+def test_more_routes_than_can_be_numbered_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number would run out of its bits, and the next route count as, and lead to, another one's."""
+    monkeypatch.setattr(references, "MAX_ROUTES", 3)
+    file.write_text(SHOP)
+    assert len(load_config(file).vips[0].routes) == 3
+    monkeypatch.setattr(references, "MAX_ROUTES", 2)
+    assert "4: vips: have 3 routes (allowed: at most 2 in all VIPs)" in mistakes(file, SHOP)
 
 
 @pytest.mark.parametrize(("old", "new", "said"), ONE_MISTAKE, ids=[f"{new.strip()}" for _, new, _ in ONE_MISTAKE])

@@ -293,6 +293,26 @@ def test_a_map_in_a_map_is_reached_by_programs(sample: BpfObject) -> None:
         inner.lookup(0)
 
 
+def test_maps_say_what_memory_they_take(sample: BpfObject) -> None:
+    assert 8 * 65536 <= sample.maps["numbers"].memory() <= 8 * 65536 + 8192
+    with Map.create(MapType.ARRAY, "small", 4, 8, 100) as small:
+        assert 8 * 100 <= small.memory() <= 8 * 100 + 8192
+        before = small.memory()
+        small.update(7, 7)
+        assert small.memory() == before
+
+
+def test_a_map_of_maps_takes_the_memory_of_those_in_it(sample: BpfObject) -> None:
+    outer = sample.maps["tables"]
+    alone = outer.memory()
+    with Map.create(MapType.ARRAY, "inner", 4, 8, 8) as inner:
+        outer.update(0, inner)
+        taken = inner.memory()
+        assert outer.memory() == alone + taken
+        outer.update(1, inner)
+    assert outer.memory() == alone + taken, "one map, counted once"
+
+
 def test_an_inner_map_is_opened_by_its_id(sample: BpfObject) -> None:
     with Map.create(MapType.ARRAY, "inner", 4, 8, 8) as inner:
         inner.update(3, b"and back")
