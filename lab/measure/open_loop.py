@@ -97,6 +97,11 @@ class OpenLoop(Load):
         return f"open_loop {source_revision(SOURCE)}"
 
     @property
+    def patience(self) -> float | None:
+        """Seconds until a request is given up, and what is under way at the end; None: as the generator sees fit."""
+        return None
+
+    @property
     def depends_on(self) -> Sequence[str]:
         """The measure that the rate is a share of."""
         match = _SHARE.fullmatch(self.rate) if isinstance(self.rate, str) else None
@@ -163,9 +168,11 @@ class OpenLoopInstrument:
             "path": model.path,
             "body": model.body,
         }
+        if model.patience is not None:
+            options |= {"timeout": model.patience, "drain": model.patience}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         argv = [str(TOOL), *words, *(["--close"] if model.close else []), str(to[0]), str(to[1])]
-        done = client.run(argv, timeout=self.warmup + seconds + PATIENCE_SECONDS)
+        done = client.run(argv, timeout=self.warmup + seconds + (model.patience or 0) + PATIENCE_SECONDS)
         report: dict[str, Any] = json.loads(done.stdout)
         return report
 
