@@ -2,7 +2,9 @@
 /* Ingress: from the encapsulated packet to the socket. */
 #pragma once
 
+#include "ask.h"
 #include "cookie.h"
+#include "learn.h"
 #include "open.h"
 #include "translate.h"
 
@@ -99,7 +101,7 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 	struct tuple *tuple = &arrival.tuple;
 
 	if (!read_arrival(skb, &arrival))
-		return AGENT_DROP_MALFORMED;
+		return carries_icmp(skb) ? learn(skb, outer_destination, id) : AGENT_DROP_MALFORMED;
 	key.address = tuple->server;
 	key.port = tuple->server_port;
 	service = bpf_map_lookup_elem(&services, &key);
@@ -190,7 +192,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > end)
 		return AGENT_PASS;
 	if (ip->protocol != IPPROTO_IPIP)
-		return pass_plain(skb, ip, end);
+		return is_ask(ip, end) ? answer_ask(skb) : pass_plain(skb, ip, end);
 	if ((ip->saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)

@@ -60,12 +60,18 @@ static __always_inline void read_flow(struct entry *entry, struct flow *flow, co
 		entry->kept = flow;
 }
 
+static __always_inline struct flow_set *find_set(__u64 hash)
+{
+	__u32 index = (hash & 0xffffffff) * flow_sets >> 32;
+
+	return bpf_map_lookup_elem(&flows, &index);
+}
+
 /* entry->set is NULL if there is no table. */
 static __always_inline void find_flow(struct entry *entry, const struct segment *segment)
 {
-	__u32 index = (segment->hash & 0xffffffff) * flow_sets >> 32, tag = flow_tag(segment->hash),
-	      found = FLOW_WAYS;
-	struct flow_set *set = bpf_map_lookup_elem(&flows, &index);
+	__u32 tag = flow_tag(segment->hash), found = FLOW_WAYS;
+	struct flow_set *set = find_set(segment->hash);
 
 	entry->set = set;
 	entry->kept = NULL;
@@ -157,16 +163,14 @@ static __always_inline void unlock_set(struct flow_set *set)
 	__sync_lock_test_and_set(&set->lock, 0);
 }
 
-/* Makes or replaces the tuple's entry. `flow` has no tuple yet: see the top for why it is written last.
- * 0, or -1: the set stayed locked. */
-static __always_inline int put_flow(struct flow_set *set, const struct segment *segment,
-				     const struct flow *flow)
+/* Makes or replaces the tuple's entry; the lock is held. `flow` has no tuple yet: see the top for why it is
+ * written last. */
+static __always_inline void write_flow(struct flow_set *set, const struct segment *segment,
+				       const struct flow *flow)
 {
 	__u32 tag = flow_tag(segment->hash), way;
 	struct flow *kept;
 
-	if (lock_set(set))
-		return -1;
 	way = forget(set, choose_way(set, tag)) & (FLOW_WAYS - 1);
 	kept = &set->flow[way];
 	set->tag[way] = tag;
@@ -176,6 +180,15 @@ static __always_inline int put_flow(struct flow_set *set, const struct segment *
 	*kept = *flow;
 	barrier();
 	kept->tuple = segment->tuple;
+}
+
+/* Makes or replaces the tuple's entry. 0, or -1: the set stayed locked. */
+static __always_inline int put_flow(struct flow_set *set, const struct segment *segment,
+				    const struct flow *flow)
+{
+	if (lock_set(set))
+		return -1;
+	write_flow(set, segment, flow);
 	unlock_set(set);
 	return 0;
 }

@@ -13,7 +13,10 @@
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
+#include "icmp.h"
+#include "lost.h"
 #include "packet.h"
+#include "recover.h"
 #include "reply.h"
 #include "route.h"
 #include "verdict.h"
@@ -218,7 +221,7 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segm
 	if (starts_request(ctx, segment))
 		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	verdict = answer_idle(ctx, segment);
-	return verdict == UNDECIDED ? DROP_NO_FLOW : verdict;
+	return verdict == UNDECIDED ? drop_lost(segment) : verdict;
 }
 
 static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *segment,
@@ -370,6 +373,18 @@ static __always_inline int is_older(const struct flow *flow, const struct segmen
 	       !(flow->syn_seen && segment->seq - 1 == flow->syn_isn);
 }
 
+/* Data on a recovered flow goes nowhere: see recover.h. What the backend has got already comes again without harm;
+ * what it has not ends the connection, unless it is too far off to be of this one. */
+static __always_inline enum verdict on_recovered_data(struct xdp_md *ctx, const struct segment *segment,
+						      const struct flow *flow)
+{
+	__u32 beyond = segment_end(segment) - flow->next_request_seq;
+
+	if (!beyond || beyond >> 31)
+		return DROP_CHANGED;
+	return beyond > ASK_SEQ_REACH ? DROP_OUT_OF_ORDER : send_reset(ctx, segment, TX_RESET_RECOVERED);
+}
+
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segment *segment,
@@ -388,6 +403,8 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 		return on_answered_data(ctx, segment, entry);
 	if (flow->state == FLOW_FALLBACK)
 		return forward_to_fallback(ctx, segment, flow);
+	if (flow->state == FLOW_RECOVERED)
+		return on_recovered_data(ctx, segment, flow);
 	if (!seq_before(segment->seq, flow->next_request_seq))
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
@@ -416,7 +433,7 @@ static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *s
 	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
-		return verdict;
+		return verdict == PASS_NOT_TCP ? on_other_protocol(ctx, segment) : verdict;
 	segment->hash = flow_hash(&segment->tuple);
 	find_flow(&entry, segment);
 	if (!entry.set)
@@ -486,6 +503,10 @@ const volatile struct {
 	enum path_kind path_kind;
 	enum host_kind host_kind;
 	enum flow_state flow_state;
+	enum ask_kind ask_kind;
+	enum answer_taken answer_taken;
+	struct lost_segment lost_segment;
+	struct ask_call ask_call;
 	struct maglev_slots maglev_slots;
 } contract_types = {};
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "clear.h"
+#include "consumed.h"
 #include "cookie.h"
 #include "socket.h"
 #include "translate.h"
@@ -50,20 +51,28 @@ static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct 
 						  const struct tuple *local, struct mapping *mapping,
 						  __u32 header_length)
 {
+	struct tcp_sock *tcp = (void *)bpf_skc_to_tcp_sock(listener);
 	struct bpf_tcp_req_attrs attrs = {};
-	struct sock *sk;
 
+	if (is_consumed(local, mapping))
+		return AGENT_DROP_REPLAYED;
+	if (!tcp)
+		return AGENT_DROP_REFUSED;
+	if (is_mptcp(tcp))
+		return AGENT_DROP_MPTCP;
 	set_options(&attrs, mapping->cookie);
 	set_timestamps(skb, header_length, &attrs);
 	if (remember(local, mapping, MAPPING_OPENING))
 		return AGENT_DROP_REFUSED;
-	sk = (struct sock *)bpf_skc_to_tcp_sock(listener);
-	if (!sk || bpf_sk_assign_tcp_reqsk(skb, sk, &attrs, sizeof(attrs)))
+	if (bpf_sk_assign_tcp_reqsk(skb, (struct sock *)tcp, &attrs, sizeof(attrs)))
 		return AGENT_DROP_REFUSED;
 	return AGENT_OPENED;
 }
 
-/* A socket is already there. The very connection's, ours to clear, or somebody else's? */
+/*
+ * A socket is already there. The very connection's, ours to clear, or somebody else's? That of a connection
+ * which has had its socket clears nothing: what is there now is newer.
+ */
 static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bpf_sock *sk,
 						const struct tuple *local, struct mapping *mapping)
 {
@@ -71,18 +80,22 @@ static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bp
 	struct tcp_sock *tcp;
 
 	if (sk->state == BPF_TCP_TIME_WAIT)
-		return clear_socket(skb, sk, local, mapping);
+		return is_consumed(local, mapping) ? AGENT_DROP_REPLAYED
+						   : clear_socket(skb, sk, local, mapping);
 	tcp = (void *)bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return AGENT_DROP_CONFLICT;
 	known = bpf_sk_storage_get(&connections, tcp, NULL, 0);
 	if (!known)
 		known = bpf_map_lookup_elem(&mappings, local);
+	/* While an old socket is being cleared, the map says already who comes next. */
+	if ((known && known->state != MAPPING_CLEARING && same_connection(known, mapping)) ||
+	    has_numbers(sk, mapping))
+		return AGENT_OPENED_ALREADY;
+	if (is_consumed(local, mapping))
+		return AGENT_DROP_REPLAYED;
 	if (!known || known->vip != mapping->vip || known->vip_port != mapping->vip_port)
 		return AGENT_DROP_CONFLICT;
-	/* While an old socket is being cleared, the map says already who comes next. */
-	if (known->state != MAPPING_CLEARING && same_connection(known, mapping))
-		return AGENT_OPENED_ALREADY;
 	return clear_socket(skb, sk, local, mapping);
 }
 
@@ -93,7 +106,8 @@ static __always_inline enum verdict open_connection(struct __sk_buff *skb, const
 	struct bpf_sock *sk = find_socket(skb, local);
 	enum verdict verdict;
 
-	if (!sk) {
+	if (!sk) { /* the client is told that this is reset: its request must not be executed later */
+		consume(local, mapping);
 		remember(local, mapping, MAPPING_OPEN);
 		return AGENT_NO_LISTENER;
 	}

@@ -23,7 +23,7 @@ struct segment { /* of a client, to a VIP; numbers in host byte order */
 	const struct vip *vip;
 	__u64 hash;   /* flow_hash of the tuple */
 	long frame;   /* length of the whole frame, bytes; more than the packet if the link pads */
-	__u32 leaves; /* once encapsulated: index of the interface to leave through, 0: as it came */
+	__u32 leaves; /* index of the interface to leave through, 0: as it came */
 	__u32 seq;
 	__u32 ack;
 	__u16 ip_length;     /* IPv4 total length, bytes */

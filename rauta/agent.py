@@ -36,7 +36,8 @@ class Agent(loading.Loaded):
         Of `keys` only the cookie keys are used. RautaError if there is no such backend; RautaError or LoadError say
         what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
-        return cls._load(config, keys, tables.services(config, backend))
+        services = tables.services(config, backend)
+        return cls._load(config, keys, services, asked_at=config.backends()[backend].address)
 
     @classmethod
     def load_fallback(cls, config: Config, keys: Keys, address: IPv4Address) -> Self:
@@ -47,14 +48,21 @@ class Agent(loading.Loaded):
         return cls._load(config, keys, tables.fallback_services(config, address))
 
     @classmethod
-    def _load(cls, config: Config, keys: Keys, services: Sequence[tables.Entry]) -> Self:
+    def _load(
+        cls, config: Config, keys: Keys, services: Sequence[tables.Entry], *, asked_at: IPv4Address | None = None
+    ) -> Self:
         agent = cls(loading.open_object("agent"))
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
+            agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
+            if config.recovery is not None and asked_at is not None:
+                agent.object.rodata["ask_address"] = tables.be32(asked_at)
+                agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
             agent.object.load()
             agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
+            agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))
             agent.object.maps["services"].update_batch(services)
         except BaseException:
             agent.close()

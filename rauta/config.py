@@ -3,6 +3,7 @@
     version: 1
     encapsulation: {source: 198.19.0.0/24}     # outer source addresses, one a flow; must route back to the router
     flows: 131072                              # size of the flow table
+    recovery: {port: 21057, rate: 1000}        # may be left out: ask the backends about flows that are not in it
     fallback: {port: 8000}                     # optional: the proxy on the router's host, see docs/fallback.md
     vips:
       - name: shop
@@ -34,7 +35,21 @@ from rauta.contract import MAX_CLUSTERS, MAX_VIPS
 from rauta.document import load_document
 from rauta.mistakes import together
 
-__all__ = ["Backend", "Cluster", "Config", "Encapsulation", "Fallback", "Route", "Vip", "load_config"]
+__all__ = [
+    "MAX_WEIGHT",
+    "Backend",
+    "Cluster",
+    "Config",
+    "Encapsulation",
+    "Fallback",
+    "Recovery",
+    "Route",
+    "Vip",
+    "load_config",
+]
+
+
+MAX_WEIGHT = 65535
 
 
 def _name(text: str) -> str:
@@ -68,12 +83,15 @@ class _Model(BaseModel):
 
 
 class Route(_Model):
-    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method."""
+    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method.
+
+    CONNECT is never routed (docs/http.md).
+    """
 
     host: Annotated[str, AfterValidator(paths.host_name)] | None = None
     exact: Annotated[str, AfterValidator(paths.exact_path)] | None = None
     prefix: Annotated[str, AfterValidator(paths.prefix)] | None = None
-    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = None
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"] | None = None
     cluster: Name
 
     @property
@@ -98,7 +116,7 @@ class Backend(_Model):
     name: Name
     address: Address
     port: Port
-    weight: Annotated[int, Field(strict=True, ge=0, le=65535)] = 1
+    weight: Annotated[int, Field(strict=True, ge=0, le=MAX_WEIGHT)] = 1
 
 
 class Cluster(_Model):
@@ -106,6 +124,10 @@ class Cluster(_Model):
 
     name: Name
     backends: tuple[Backend, ...]
+
+    def weights(self) -> dict[str, int]:
+        """The weight of each backend by name."""
+        return {backend.name: backend.weight for backend in self.backends}
 
 
 class Encapsulation(_Model):
@@ -124,12 +146,23 @@ class Fallback(_Model):
     port: Port
 
 
+class Recovery(_Model):
+    """Flows that lost their entry are asked about (docs/recovery.md).
+
+    `port`: the UDP port at which agents are asked. `rate`: about how many segments a second, at most, on each router.
+    """
+
+    port: Port = 21057
+    rate: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1000
+
+
 class Config(_Model):
     """A whole configuration, checked: every name it uses is defined, and nothing in it contradicts anything else."""
 
     version: Literal[1]
     encapsulation: Encapsulation
     flows: Annotated[int, Field(strict=True, ge=1024, le=1 << 24)] = 131072
+    recovery: Recovery | None = None
     fallback: Fallback | None = None
     vips: Annotated[tuple[Vip, ...], Field(max_length=MAX_VIPS)]
     clusters: Annotated[tuple[Cluster, ...], Field(max_length=MAX_CLUSTERS)]

@@ -19,6 +19,7 @@ MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385  # map entries of SLOTS_PER_ENTRY slots each
 SLOTS_PER_ENTRY = 4
 DIGEST_KEYS = 514  # of the digests of request heads
+ASK_VERSION = 1  # of what routers ask agents
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
 BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host
 

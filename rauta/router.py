@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
 
-from rauta import loading, neighbours, offloads, tables
+from rauta import asks, loading, neighbours, offloads, tables
 from rauta.agent import Agent
-from rauta.bpf import BpfObject, Map, MapType, XdpAttachment, XdpMode, attach_xdp
-from rauta.config import Cluster, Config
-from rauta.contract import FLOW_WAYS, MAGLEV_PACKED
+from rauta.balancing import Balancer, reweighted
+from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
+from rauta.config import Config
+from rauta.contract import FLOW_WAYS
 from rauta.errors import RautaError
 from rauta.keys import Keys
 
@@ -54,6 +55,7 @@ class Router(loading.Loaded):
         router = cls(loading.open_object("ingress"), config, keys)
         try:
             router._set_constants()
+            asks.prepare(router.object, config)
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
@@ -126,6 +128,18 @@ class Router(loading.Loaded):
         routed, handed = counters["ROUTED_FIRST"], sum(counters[reason] for reason in _handed_over(counters))
         return routed / (routed + handed) if routed + handed else None
 
+    def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
+        """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
+
+        When this returns, new connections go by the new weights, and none to a backend of weight 0; connections that
+        there are stay where they are. `rauta.maglev` says which of the table's slots change hands. RautaError if there
+        is no such cluster or backend, or a weight is none; then nothing has changed.
+        """
+        number, before, after = reweighted(self.config, cluster, weights)
+        self._balancer().replace(number, before, after)
+        clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
+        self.config = self.config.model_copy(update={"clusters": clusters})
+
     @property
     def requests_routed(self) -> int:
         """Requests that went to a backend: the first ones of connections, and later ones."""
@@ -152,19 +166,14 @@ class Router(loading.Loaded):
     def _fill_maps(self, content: tables.RouterTables) -> None:
         maps = self.object.maps
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
+        maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
-        indices = tables.backend_indices(self.config)
-        for index, cluster in enumerate(self.config.clusters):
-            self._put_cluster(index, cluster, indices)
+        self._balancer().fill(self.config.clusters)
         maps["vips"].update_batch(content.vips)
 
-    def _put_cluster(self, index: int, cluster: Cluster, indices: dict[str, int]) -> None:
-        """Replaces a cluster's Maglev table as a whole."""
-        size = self.object.btf.struct("maglev_slots").size
-        with Map.create(MapType.ARRAY, "maglev", 4, size, MAGLEV_PACKED) as table:
-            table.update_batch(tables.maglev_entries(cluster, indices))
-            self.object.maps["clusters"].update(index, table)
+    def _balancer(self) -> Balancer:
+        return Balancer(self.object.maps["clusters"], tables.backend_indices(self.config))
 
     def _fill_backends(self, interfaces: Sequence[int]) -> None:
         """Where there is only one interface, packets leave as they came: the program need not compare."""

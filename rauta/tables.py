@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import socket
 import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import count
 from typing import Any, TypeAlias
 
-from rauta import maglev, paths
-from rauta.config import Backend, Cluster, Config, Route, Vip
+from rauta import paths
+from rauta.config import Backend, Config, Route, Vip
 from rauta.contract import (
     BACKEND_LOCAL,
     MAGLEV_PACKED,
+    MAGLEV_SLOTS,
     NO_BACKEND,
     SHAPE_EXACT,
     SLOTS_PER_ENTRY,
@@ -34,7 +36,9 @@ from rauta.keys import CookieKeys
 __all__ = [
     "Entry",
     "HashCollision",
+    "Holder",
     "RouterTables",
+    "ask_keys_entry",
     "backend_entry",
     "backend_indices",
     "be16",
@@ -42,8 +46,10 @@ __all__ = [
     "cookie_keys_entry",
     "fallback_index",
     "fallback_services",
+    "holders",
     "local_backend_entry",
-    "maglev_entries",
+    "maglev_table",
+    "maglev_values",
     "path_hash",
     "router_tables",
     "services",
@@ -57,7 +63,6 @@ Entry: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD_BITS = (1 << 64) - 1
 _WORD_BYTES = 8
-_SLOT_BYTES = 2
 _NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET, "fallback": NoRouteAnswer.FALLBACK}
 
 
@@ -225,19 +230,17 @@ def local_backend_entry(address: IPv4Address) -> dict[str, Any]:
     return {"address": be32(address), "interface": BACKEND_LOCAL}
 
 
-def maglev_entries(cluster: Cluster, indices: Mapping[str, int]) -> list[tuple[int, bytes]]:
-    """A cluster's Maglev table as the entries of its inner map: number, `struct maglev_slots` as bytes.
+def maglev_values(table: array[int]) -> bytes:
+    """A Maglev table as the values of its inner map, `struct maglev_slots`, side by side.
 
-    Slot s is the 16-bit integer s % 4 of entry s // 4; what is left over in the last entry is NO_BACKEND.
+    Slot s is the 16-bit integer s % 4 of value s // 4; what is left over in the last one is NO_BACKEND.
     """
-    table = maglev.build_table({backend.name: backend.weight for backend in cluster.backends})
-    index_of = [indices[name] for name in sorted(backend.name for backend in cluster.backends)]
-    for slot, place in enumerate(table):
-        if place != NO_BACKEND:
-            table[slot] = index_of[place]
-    table.extend([NO_BACKEND] * (MAGLEV_PACKED * SLOTS_PER_ENTRY - len(table)))
-    packed, size = table.tobytes(), SLOTS_PER_ENTRY * _SLOT_BYTES
-    return [(entry, packed[entry * size : (entry + 1) * size]) for entry in range(MAGLEV_PACKED)]
+    return (table + array("H", [NO_BACKEND] * (MAGLEV_PACKED * SLOTS_PER_ENTRY - len(table)))).tobytes()
+
+
+def maglev_table(values: bytes) -> array[int]:
+    """The Maglev table that an inner map holds."""
+    return array("H", values)[:MAGLEV_SLOTS]
 
 
 # ---- keys and agents ------------------------------------------------------------------------------------
@@ -246,6 +249,33 @@ def maglev_entries(cluster: Cluster, indices: Mapping[str, int]) -> list[tuple[i
 def cookie_keys_entry(keys: CookieKeys) -> dict[str, Any]:
     """The one value of the map `cookie_keys`."""
     return {"key": [list(key) for key in keys.by_epoch], "epoch": keys.epoch}
+
+
+def ask_keys_entry(keys: CookieKeys) -> dict[str, Any]:
+    """The one value of the map `ask_keys`."""
+    return {"key": [list(key) for key in keys.ask_keys]}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A host that may hold connections of a VIP: its address, and the index of a backend there."""
+
+    address: IPv4Address
+    index: int
+
+
+def holders(config: Config) -> dict[tuple[int, int], list[Holder]]:
+    """By a VIP's address and port as they stand in memory: each host once that its routes lead to, drained ones too."""
+    indices = backend_indices(config)
+    clusters = {cluster.name: cluster.backends for cluster in config.clusters}
+    found = {}
+    for vip in config.vips:
+        names = dict.fromkeys(route.cluster for route in vip.routes)
+        hosts: dict[IPv4Address, int] = {}
+        for backend in (backend for name in names for backend in clusters[name]):
+            hosts.setdefault(backend.address, indices[backend.name])
+        found[be32(vip.address), be16(vip.port)] = [Holder(address, index) for address, index in hosts.items()]
+    return found
 
 
 def services(config: Config, backend_name: str) -> list[Entry]:

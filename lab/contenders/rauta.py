@@ -23,6 +23,7 @@ from rauta.agent import Agent
 from rauta.bpf import Program
 from rauta.fallback import Kind
 from rauta.keys import CookieKeys, Keys
+from rauta.recovery import Recovery
 from rauta.router import Router
 
 if TYPE_CHECKING:
@@ -64,14 +65,16 @@ class Rauta:
             agents[backend] = stack.enter_context(Agent.load(config, keys, backend=backend))
             with network.hosts[backend].entered():
                 agents[backend].attach(network.hosts[backend].interface)
-        routers = []
+        routers, recoveries = [], []
         for host in network.routers:
             if config.fallback is not None:
                 start_fallback(network, host, stack, config, settings.fallback)
             routers.append(stack.enter_context(Router.load(config, keys)))
             with host.entered():
                 routers[-1].attach(*network.interfaces(host), mode="native")
-        return RunningRauta(config, routers, agents)
+                if config.recovery is not None:
+                    recoveries.append(stack.enter_context(Recovery(routers[-1])))
+        return RunningRauta(config, routers, agents, recoveries)
 
     def load(self, config: Config, stack: ExitStack) -> RautaProgram:
         """A router that no packet from outside can reach; its next hops are nobody's."""
@@ -126,6 +129,8 @@ class RunningRauta:
     config: Config
     routers: Sequence[Router]
     agents: Mapping[str, Agent] = field(repr=False)
+    recoveries: Sequence[Recovery] = ()
+    """one for each router, if the configuration asks for it"""
 
     def target(self, cluster: str) -> tuple[IPv4Address, int]:
         """The first VIP that has a route to the cluster."""
@@ -152,10 +157,11 @@ class RunningRauta:
         return self.router.keys.flow_key
 
     def counters(self) -> Mapping[str, int]:
-        """``requests_routed``, the routers' verdicts and the agents' by name, each summed over them."""
+        """``requests_routed``, the routers' verdicts, the agents' and what was recovered, each summed over them."""
         counters: dict[str, int] = {"requests_routed": sum(router.requests_routed for router in self.routers)}
         at_routers = [router.fallback_agent for router in self.routers if router.fallback_agent is not None]
-        for part in (*self.routers, *self.agents.values(), *at_routers):
+        parts: list[Router | Agent | Recovery] = [*self.routers, *self.agents.values(), *at_routers, *self.recoveries]
+        for part in parts:
             for verdict, number in part.counters().items():
                 counters[verdict] = counters.get(verdict, 0) + number
         return counters
@@ -163,7 +169,7 @@ class RunningRauta:
     def programs(self) -> Mapping[str, Any]:
         """The router's program, and those of one agent: all agents' are the same."""
         objects = [self.router.object, next(iter(self.agents.values())).object]
-        return {name: program.info() for obj in objects for name, program in obj.programs.items()}
+        return {name: program.info() for obj in objects for name, program in obj.programs.items() if program.loaded}
 
 
 CONTENDERS = (Rauta(),)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 INLINE_LIMIT = 1024
 """bytes of a body that are answered from the configuration; a longer one is a file"""
 CONNECT_SECONDS = 1.0
+LOG = "requests.log"
 
 _PATTERN = b"RAUTA routes HTTP in XDP. "
 
@@ -50,7 +51,9 @@ http {
     scgi_temp_path $scratch/scgi;
     root $scratch/files;
     add_header X-Backend $name always;
+    log_format requests '$$remote_port $$request_method $$request_uri';
     server {
+        access_log $log;
         listen $port backlog=4096;
         listen $direct_port backlog=4096;
         location / {
@@ -69,13 +72,16 @@ http {
 
 
 class Nginx(BaseModel):
-    """``port``: where it listens; also on the next one. ``body``, ``download``: how much it answers."""
+    """``port``: where it listens; also on the next one. ``body``, ``download``: how much it answers. ``log``: whether
+    it keeps a log of the requests that it has executed (``LOG`` in its folder): client's port, method, target.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     port: Annotated[int, Field(ge=1, le=65534)]
     body: Size = 13
     download: Size | None = None
+    log: bool = False
 
 
 class Server(BaseModel):
@@ -124,6 +130,7 @@ class Server(BaseModel):
             name=name,
             port=self.port,
             direct_port=self.direct_port,
+            log=f"{scratch / LOG} requests" if self.nginx.log else "off",
             answer=f'return 200 "{self.body.decode()}";' if inline else "rewrite ^ /body break;",
         )
 

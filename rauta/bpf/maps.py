@@ -16,8 +16,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from ctypes import byref, c_uint32
 from dataclasses import dataclass, field
@@ -230,6 +232,17 @@ class Map:
         made._finalizer = weakref.finalize(made, os.close, made._fd)
         return made
 
+    @classmethod
+    def by_id(cls, id: int, type: MapType, name: str, key_size: int, value_size: int, max_entries: int) -> Self:
+        """A map that the kernel has already, by its id, for instance an inner map by what its outer map says.
+
+        Everything but the id must be as it was when the map was made. The caller closes it. BpfError if it is gone.
+        """
+        found = cls(name, MapType(type), key_size, value_size, max_entries)
+        found._fd = _lib.check(_lib.libbpf().bpf_map_get_fd_by_id(id), f"opening map {id}, '{name}'")
+        found._finalizer = weakref.finalize(found, os.close, found._fd)
+        return found
+
     def __repr__(self) -> str:
         return f"<Map {self.name!r} {self.type.name} {self.max_entries} entries>"
 
@@ -370,6 +383,22 @@ class Map:
         keys = list(self._raw_keys()) if self.type in _DESCRIPTORS else self._all_raw_keys()
         self._delete_raw(b"".join(keys), len(keys))
 
+    # ---- all of an array, as bytes ---------------------------------------------------------------------
+
+    def read_array(self) -> bytes:
+        """The values of an array side by side, from the first to the last."""
+        return b"".join(values[: count * self._value.size] for _, values, count in self._raw_batches())
+
+    def write_array(self, values: bytes) -> None:
+        """Sets all values of an array in one system call. ValueError if these are not as many bytes as it holds."""
+        if len(values) != self.max_entries * self._value.size:
+            raise ValueError(f"{self!r} holds {self.max_entries * self._value.size} bytes, not {len(values)}")
+        count = c_uint32(self.max_entries)
+        _lib.check(
+            _lib.libbpf().bpf_map_update_batch(self.fd, _indices(self.max_entries), values, byref(count), None),
+            f"setting all of map '{self.name}'",
+        )
+
     # ---- bytes -----------------------------------------------------------------------------------------
 
     def _packed(self, layout: Layout, role: str, value: Value) -> bytes:
@@ -458,6 +487,12 @@ class Map:
                 return "The key is not there, and BPF_EXIST says only to replace."
             case _:
                 return ""
+
+
+@functools.lru_cache(maxsize=4)
+def _indices(count: int) -> bytes:
+    """The keys of an array of that many entries, side by side. Many arrays of one size are filled one by one."""
+    return array("I", range(count)).tobytes()
 
 
 class _NoBatch(Exception):

@@ -25,6 +25,8 @@ SO_RCVBUFFORCE = 33
 """include/uapi/asm-generic/socket.h; Python has no name for it"""
 CAPTURE_BYTES = 32 << 20
 LARGEST_PACKET = 1 << 16
+FRAGMENT = 0x3FFF
+"""more fragments, or an offset"""
 
 Endpoint = tuple[IPv4Address, int]
 
@@ -49,20 +51,34 @@ class Packet:
 
 
 class Capture:
-    """The TCP segments that a host has sent and received since this began."""
+    """The TCP segments that a host has sent and received since this began, and its IPv4 packets of any protocol."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._packets: list[Packet] = []
+        self._ipv4: list[bytes] = []
 
     def packets(self) -> list[Packet]:
-        """All of them, in the order in which they passed."""
+        """All segments, in the order in which they passed."""
+        self._read()
+        return list(self._packets)
+
+    def ipv4(self, protocol: int) -> list[bytes]:
+        """All packets of a protocol, in either direction, from the IPv4 header on."""
+        self._read()
+        return [packet for packet in self._ipv4 if packet[9] == protocol]
+
+    def _read(self) -> None:
         while True:
             try:
                 frame, (_, _, kind, *_) = self._sock.recvfrom(LARGEST_PACKET + ETHERNET_HEADER)
             except BlockingIOError:
-                return list(self._packets)
-            if kind in (PACKET_HOST, PACKET_OUTGOING) and _is_tcp(frame):
+                return
+            if kind not in (PACKET_HOST, PACKET_OUTGOING) or frame[12:14] != ETH_P_IP:
+                continue
+            length = int.from_bytes(frame[16:18], "big")
+            self._ipv4.append(frame[ETHERNET_HEADER : ETHERNET_HEADER + length])
+            if _is_tcp(frame):
                 self._packets.append(_segment(frame, outgoing=kind == PACKET_OUTGOING))
 
     def sent(self) -> list[Packet]:
@@ -88,7 +104,9 @@ def capture(host: Host) -> Iterator[Capture]:
 
 
 def _is_tcp(frame: bytes) -> bool:
-    return frame[12:14] == ETH_P_IP and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
+    """Whether an IPv4 frame has a whole segment: of fragments, hardly one has all of the TCP header."""
+    whole = not int.from_bytes(frame[20:22], "big") & FRAGMENT
+    return whole and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
 
 
 def _segment(frame: bytes, *, outgoing: bool) -> Packet:

@@ -25,6 +25,7 @@ TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is ne
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
 FLOW_SETS = 16
+CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
 
 CLUSTERS: dict[str, dict[str, int]] = {
@@ -92,10 +93,18 @@ class Bench:
 class Router(Bench):
     """`rauta_ingress`, and what its maps hold."""
 
-    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0") -> None:
-        """Loads the program; encapsulated packets come from that network."""
+    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0", **constants: int) -> None:
+        """Loads the program; encapsulated packets come from that network.
+
+        With other `constants` of the object than it has by itself, all its programs are loaded, also those that are
+        left out by default.
+        """
         self.outer = (outer_network, outer_mask)
         obj = loading.open_object("ingress")
+        for name, value in constants.items():
+            obj.rodata[name] = value
+        for program in obj.programs.values() if constants else ():
+            program.set_autoload(True)
         obj.rodata["route_key"], obj.rodata["flow_key"] = oracle.ROUTE_KEY, oracle.FLOW_KEY
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
@@ -260,6 +269,10 @@ class Router(Bench):
         """Back to the client, as an HTTP answer that also closes."""
         self.sends(segment, verdict, frames.answer_to(segment, status))
 
+    def finds_too_big(self, segment: Segment) -> None:
+        """Back to the client, as an ICMP error: it has no room for the outer header."""
+        self.sends(segment, "TX_TOO_BIG", frames.too_big(segment))
+
     def opens(self, segment: Segment, cluster: str) -> None:
         """The first request of its connection, to the backend of the cluster that Maglev names."""
         backend, cookie = self.backend_of(cluster, segment.connection), segment.ack - 1 & 0xFFFFFFFF
@@ -269,13 +282,38 @@ class Router(Bench):
 class Agent(Bench):
     """`rauta_agent_ingress` and `rauta_agent_egress` of one backend, in a network namespace without any socket."""
 
-    def __init__(self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]]) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port."""
+    def __init__(
+        self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]], **constants: int
+    ) -> None:
+        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object."""
         obj = loading.open_object("agent")
+        for name, value in constants.items():
+            obj.rodata[name] = value
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
+        obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
+        obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
         super().__init__(obj)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))
+
+    def reset(self) -> None:
+        """Has it forget all connections."""
+        for name in ("mappings", "consumed"):
+            self.object.maps[name].clear()
+
+    def consumed(self) -> set[int]:
+        """The fingerprints of the connections that have had their socket."""
+        sets = [one for _, one in self.object.maps["consumed"].items()]
+        return {fingerprint for one in sets for fingerprint in one["fingerprint"]} - {0}
+
+    def consume(self, four: oracle.Tuple, connection: Connection) -> None:
+        """Has the agent know that a connection has had its socket."""
+        fingerprint = oracle.fingerprint(four, connection.isn, connection.cookie)
+        number = oracle.consumed_place(fingerprint, CONSUMED_SETS)
+        its_set = self.object.maps["consumed"].lookup(number)
+        its_set["fingerprint"][its_set["hand"] % oracle.CONSUMED_WAYS] = fingerprint
+        its_set["hand"] += 1
+        self.object.maps["consumed"].update(number, its_set)
 
     def mapping(self, four: oracle.Tuple) -> dict[str, Any] | None:
         """What the map `mappings` holds for a tuple with the local address and port."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -173,6 +173,17 @@ def ethernet(source: str, destination: str, packet: bytes, ethertype: int = 0x08
     return bytes(Ether(src=source, dst=destination, type=ethertype)) + packet
 
 
+def icmp_error(
+    about: bytes, ip: Mapping[str, Any], *, kind: int = 3, code: int = 4, mtu: int = 0, **fields: Any
+) -> bytes:
+    """An IPv4 packet with an ICMP error; `about` is the beginning of the packet that it is about.
+
+    By default "fragmentation needed", for a link of that `mtu`.
+    """
+    icmp = {"type": kind, "code": code} | ({"nexthopmtu": mtu} if kind == 3 else {}) | fields
+    return bytes(IP(**ip) / ICMP(**icmp) / Raw(about))
+
+
 def timestamps(tsval: int, tsecr: int) -> bytes:
     """The timestamp option as everybody aligns it."""
     return b"\x01\x01\x08\x0a" + struct.pack(">II", tsval, tsecr)
@@ -242,6 +253,19 @@ def answer_to(segment: Segment, status: str) -> bytes:
     return reply(segment, "FPA", segment.ack, segment.after, segment.connection.window, _echo(segment), text)
 
 
+def too_big(segment: Segment) -> bytes:
+    """What the router says of a segment that has no room for the outer header: ICMP, about its first 40 bytes."""
+    ip = {
+        "src": segment.connection.server,
+        "dst": segment.connection.client,
+        "tos": 0,
+        "id": 0,
+        "flags": "DF",
+        "ttl": 64,
+    }
+    return ethernet(ROUTER_MAC, CLIENT_MAC, icmp_error(segment.packet[:40], ip, mtu=oracle.PATH_MTU - 20))
+
+
 def _echo(segment: Segment) -> bytes:
     """The timestamps of a segment, sent back the other way round."""
     echoed = oracle.parse_timestamps(segment.options)
@@ -279,15 +303,22 @@ def clearing(segment: Segment, seq: int) -> bytes:
 
 def carried(segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", **outer: Any) -> bytes:
     """An encapsulated segment as it reaches the backend's host; `outer` overrides fields of the outer IPv4 header."""
+    return carried_packet(segment.packet, segment.connection.cookie, opens=opens, source=source, **outer)
+
+
+def carried_packet(
+    packet: bytes, cookie: int, *, opens: bool = False, source: str = "198.19.0.77", **outer: Any
+) -> bytes:
+    """The same of any packet, said to be of the connection with that cookie."""
     header: dict[str, Any] = {
         "src": source,
         "dst": LOCAL,
-        "id": oracle.outer_id(segment.connection.cookie, opens=opens),
+        "id": oracle.outer_id(cookie, opens=opens),
         "flags": "DF",
         "ttl": 64,
         "proto": 4,
     }
-    return ethernet(ROUTER_MAC, BACKEND_MAC, bytes(IP(**header | outer) / Raw(segment.packet)))
+    return ethernet(ROUTER_MAC, BACKEND_MAC, bytes(IP(**header | outer) / Raw(packet)))
 
 
 def encapsulated(
@@ -298,13 +329,18 @@ def encapsulated(
     `cookie` is that of the connection which the router takes it to be of, `mac` the address of the interface that it
     leaves through.
     """
+    return ethernet(mac, backend.mac, outer_packet(segment.packet, backend, source, cookie, opens=opens))
+
+
+def outer_packet(packet: bytes, backend: Backend, source: str, cookie: int, *, opens: bool = False) -> bytes:
+    """The IPv4 packet that carries another one to a backend."""
     outer = IP(
         src=source,
         dst=backend.address,
-        tos=segment.packet[1],
+        tos=packet[1],
         id=oracle.outer_id(cookie, opens=opens),
         flags="DF",
         ttl=64,
         proto=4,
     )
-    return ethernet(mac, backend.mac, bytes(outer / Raw(segment.packet)))
+    return bytes(outer / Raw(packet))

@@ -126,11 +126,18 @@ def test_a_vip_that_is_not_served_here_is_dropped(agent: Agent, connection: Conn
     agent.drops("ingress", carried(connection.data(HEAD), opens=opens), "AGENT_DROP_NOT_SERVED")
 
 
-@pytest.mark.parametrize("protocol", [UDP(sport=1, dport=80) / Raw(bytes(40)), ICMP() / Raw(bytes(40))])
-def test_only_tcp_is_unpacked(agent: Agent, protocol: object) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "verdict"),
+    [
+        (UDP(sport=1, dport=80) / Raw(bytes(40)), "AGENT_DROP_MALFORMED"),
+        (ICMP() / Raw(bytes(40)), "AGENT_DROP_ICMP"),
+    ],
+)
+def test_other_protocols_are_not_unpacked(agent: Agent, protocol: object, verdict: str) -> None:
+    """But for ICMP errors: test_agent_icmp.py."""
     inner = IP(src=CLIENT, dst=ALICE.server) / protocol
     frame = ethernet(ROUTER_MAC, BACKEND_MAC, bytes(IP(src="198.19.0.77", dst=LOCAL, proto=4) / inner))
-    agent.drops("ingress", frame, "AGENT_DROP_MALFORMED")
+    agent.drops("ingress", frame, verdict)
 
 
 def test_ipip_in_ipip_is_not_unpacked(agent: Agent) -> None:

@@ -87,6 +87,16 @@ def test_what_may_be_left_out_has_its_default(file: Path) -> None:
     assert (config.flows, config.vips[0].no_route) == (131072, 404)
 
 
+def test_flows_are_recovered_only_if_the_file_says_so(file: Path) -> None:
+    file.write_text(SHOP)
+    assert load_config(file).recovery is None
+    for text, port, rate in (("{}", 21057, 1000), ("{port: 9}", 9, 1000), ("{rate: 100000}", 21057, 100_000)):
+        file.write_text(changed(("flows: 4096\n", f"flows: 4096\nrecovery: {text}\n")))
+        recovery = load_config(file).recovery
+        assert recovery is not None
+        assert (recovery.port, recovery.rate) == (port, rate)
+
+
 def test_models_are_frozen_and_can_be_made_from_each_other(file: Path) -> None:
     file.write_text(SHOP)
     config = load_config(file)
@@ -154,6 +164,8 @@ ONE_MISTAKE = [
         "12: vips[0].routes[2]: has both `exact` and `prefix` (allowed: exactly one",
     ),
     ("prefix: /,", "prefix: /api,", "12: vips[0].routes[2]: names the same requests as vips[0].routes[0] (allowed: "),
+    ("flows: 4096", "recovery: {rate: 0}", "3: recovery.rate: 0 is out of range (allowed: 1 to 100000)"),
+    ("flows: 4096", "recovery: {port: 70000}", "3: recovery.port: 70000 is out of range (allowed: 1 to 65535)"),
     ("weight: 3", "weight: -1", "16: clusters[0].backends[0].weight: -1 is out of range (allowed: 0 to 65535)"),
     (
         "weight: 3",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from array import array
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from rauta import contract, tables
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.keys import CookieKeys, Keys
-from rauta.maglev import build_table
 
 HEADER = (Path(__file__).parents[2] / "bpf/contract.h").read_text()
 KEY = 0x0123456789ABCDEF
@@ -234,21 +235,13 @@ def test_the_fallback_is_this_very_host() -> None:
     assert entry == {"address": 0x020012C6, "interface": contract.BACKEND_LOCAL}
 
 
-def test_maglev_slots_hold_indices_of_the_whole_configuration_four_to_an_entry() -> None:
-    config = configuration()
-    entries = tables.maglev_entries(config.clusters[0], tables.backend_indices(config))
-    assert [number for number, _ in entries] == list(range(contract.MAGLEV_PACKED))
-    packed = b"".join(slots for _, slots in entries)
-    slots = [int.from_bytes(packed[at : at + 2], "little") for at in range(0, len(packed), 2)]
-    expected = [{0: 2, 1: 3}[place] for place in build_table({"web-1": 1, "web-2": 1})]
-    assert slots == [*expected, *[contract.NO_BACKEND] * 3]
-
-
-def test_a_drained_cluster_has_no_backend_in_any_slot() -> None:
-    cluster = {"name": "web", "backends": [backend("web-1", 11, weight=0)]}
-    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": []}
-    config = configuration(vips=[vip], clusters=[cluster])
-    assert {slots for _, slots in tables.maglev_entries(config.clusters[0], {"web-1": 0})} == {b"\xff" * 8}
+def test_a_maglev_table_is_packed_four_slots_to_a_value() -> None:
+    table = array("H", (slot % 4096 for slot in range(contract.MAGLEV_SLOTS)))
+    values = tables.maglev_values(table)
+    assert len(values) == contract.MAGLEV_PACKED * 8
+    slots = [int.from_bytes(values[at : at + 2], "little") for at in range(0, len(values), 2)]
+    assert slots == [*table, *[contract.NO_BACKEND] * 3]
+    assert tables.maglev_table(values) == table
 
 
 def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
@@ -258,6 +251,23 @@ def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
         ({"address": vip, "port": 0xFB20}, {"address": local, "port": 0x2823}),
     ]
     assert tables.services(configuration(), "web-1") == tables.services(configuration(), "admin-1")
+
+
+def test_each_host_that_a_vip_leads_to_is_asked_once() -> None:
+    """Also a drained one, which keeps its connections; by the name that comes first in the configuration."""
+    clusters = [
+        {"name": "web", "backends": [backend("web-2", 12, weight=0), backend("web-1", 11), backend("extra", 12)]},
+        {"name": "api", "backends": [backend("api-1", 21), backend("web-1", 11)]},
+        {"name": "admin", "backends": [backend("admin-1", 11, port=9000)]},
+    ]
+    holders = tables.holders(configuration(clusters=clusters))
+    index = {"admin-1": 0, "api-1": 1, "extra": 2, "web-1": 3, "web-2": 4}
+    assert tables.backend_indices(configuration(clusters=clusters)) == index
+    vip = 0x506412C6
+    assert {key: {(str(one.address), one.index) for one in hosts} for key, hosts in holders.items()} == {
+        (vip, 0x5000): {("198.18.0.11", 3), ("198.18.0.12", 4), ("198.18.0.21", 1)},
+        (vip, 0xFB20): {("198.18.0.11", 0)},
+    }
 
 
 def test_an_agent_for_an_unknown_backend_is_told_the_known_ones() -> None:
@@ -304,6 +314,21 @@ def test_keys_come_from_bytes_in_little_endian_order() -> None:
     assert (keys.route_key, keys.flow_key) == (0x2726252423222120, 0x2F2E2D2C2B2A2928)
     expected = {"key": [list(key) for key in keys.cookies.by_epoch], "epoch": 0}
     assert tables.cookie_keys_entry(keys.cookies) == expected
+
+
+def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
+    """Every agent works it out from the cookie keys, and it is none of those."""
+    keys = [CookieKeys.from_bytes(raw) for raw in (bytes(32), bytes(31) + b"\1", bytes(32))]
+    assert keys[0].consumed_key == keys[2].consumed_key != keys[1].consumed_key
+    assert keys[0].consumed_key == (0xB4AA8D2381585D3A, 0x10CC82892DE46BE1)
+
+
+def test_asks_have_keys_of_their_own_for_each_epoch() -> None:
+    keys = CookieKeys.from_bytes(bytes(range(32)))
+    raw = [hashlib.shake_256(b"rauta ask" + bytes(half)).digest(16) for half in (range(16), range(16, 32))]
+    expected = [[int.from_bytes(one[:8], "little"), int.from_bytes(one[8:], "little")] for one in raw]
+    assert tables.ask_keys_entry(keys) == {"key": expected}
+    assert not {number for key in expected for number in key} & {number for key in keys.by_epoch for number in key}
 
 
 def test_keys_do_not_show_themselves() -> None:
