@@ -49,7 +49,7 @@ class Agent(loading.Loaded):
 
     @classmethod
     def _load(
-        cls, config: Config, keys: Keys, services: Sequence[tables.Entry], *, asked_at: IPv4Address | None = None
+        cls, config: Config, keys: Keys, services: Sequence[tables.Entry], asked_at: IPv4Address | None = None
     ) -> Self:
         agent = cls(loading.open_object("agent"))
         try:

@@ -48,7 +48,6 @@ __all__ = [
     "load_config",
 ]
 
-
 MAX_WEIGHT = 65535
 
 
@@ -136,16 +135,6 @@ class Encapsulation(_Model):
     source: Annotated[IPv4Network, AfterValidator(_sources)]
 
 
-class Fallback(_Model):
-    """A proxy on the router's own host, for what XDP does not route: it listens on a port of its own for each VIP.
-
-    The first VIP's is `port`, the next one's the number after it: two VIPs never share a port, or a client that uses
-    one of its ports for both would meet itself.
-    """
-
-    port: Port
-
-
 class Recovery(_Model):
     """Flows that lost their entry are asked about (docs/recovery.md).
 
@@ -154,6 +143,16 @@ class Recovery(_Model):
 
     port: Port = 21057
     rate: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1000
+
+
+class Fallback(_Model):
+    """A proxy on the router's own host, for what XDP does not route: it listens on a port of its own for each VIP.
+
+    The first VIP's is `port`, the next one's the number after it: two VIPs never share a port, or a client that uses
+    one of its ports for both would meet itself.
+    """
+
+    port: Port
 
 
 class Config(_Model):

@@ -98,6 +98,18 @@ class Router(loading.Loaded):
             undo.enter_context(offloads.gro_off(interface))
         return attachment
 
+    def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
+        """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
+
+        When this returns, new connections go by the new weights, and none to a backend of weight 0; connections that
+        there are stay where they are. `rauta.maglev` says which of the table's slots change hands. RautaError if there
+        is no such cluster or backend, or a weight is none; then nothing has changed.
+        """
+        number, before, after = reweighted(self.config, cluster, weights)
+        self._balancer().replace(number, before, after)
+        clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
+        self.config = self.config.model_copy(update={"clusters": clusters})
+
     def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
         """The fallback's place among the backends, and its agent."""
         backends = self.config.backends().values()
@@ -127,18 +139,6 @@ class Router(loading.Loaded):
         counters = self.counters()
         routed, handed = counters["ROUTED_FIRST"], sum(counters[reason] for reason in _handed_over(counters))
         return routed / (routed + handed) if routed + handed else None
-
-    def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
-        """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
-
-        When this returns, new connections go by the new weights, and none to a backend of weight 0; connections that
-        there are stay where they are. `rauta.maglev` says which of the table's slots change hands. RautaError if there
-        is no such cluster or backend, or a weight is none; then nothing has changed.
-        """
-        number, before, after = reweighted(self.config, cluster, weights)
-        self._balancer().replace(number, before, after)
-        clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
-        self.config = self.config.model_copy(update={"clusters": clusters})
 
     @property
     def requests_routed(self) -> int:

@@ -158,7 +158,12 @@ class RunningRauta:
         """``requests_routed``, the routers' verdicts, the agents' and what was recovered, each summed over them."""
         counters: dict[str, int] = {"requests_routed": sum(router.requests_routed for router in self.routers)}
         at_routers = [router.fallback_agent for router in self.routers if router.fallback_agent is not None]
-        parts: list[Router | Agent | Recovery] = [*self.routers, *self.agents.values(), *at_routers, *self.recoveries]
+        parts: list[Router | Agent | Recovery] = [
+            *self.routers,
+            *self.agents.values(),
+            *at_routers,
+            *self.recoveries,
+        ]
         for part in parts:
             for verdict, number in part.counters().items():
                 counters[verdict] = counters.get(verdict, 0) + number

@@ -230,11 +230,6 @@ def test_and_the_interface_that_leads_there() -> None:
     assert (entry["interface"], entry["source"]) == (7, b"\x02\0\0\0\0\7")
 
 
-def test_the_fallback_is_this_very_host() -> None:
-    entry = tables.local_backend_entry(IPv4Address("198.18.0.2"))
-    assert entry == {"address": 0x020012C6, "interface": contract.BACKEND_LOCAL}
-
-
 def test_a_maglev_table_is_packed_four_slots_to_a_value() -> None:
     table = array("H", (slot % 4096 for slot in range(contract.MAGLEV_SLOTS)))
     values = tables.maglev_values(table)
@@ -242,6 +237,11 @@ def test_a_maglev_table_is_packed_four_slots_to_a_value() -> None:
     slots = [int.from_bytes(values[at : at + 2], "little") for at in range(0, len(values), 2)]
     assert slots == [*table, *[contract.NO_BACKEND] * 3]
     assert tables.maglev_table(values) == table
+
+
+def test_the_fallback_is_this_very_host() -> None:
+    entry = tables.local_backend_entry(IPv4Address("198.18.0.2"))
+    assert entry == {"address": 0x020012C6, "interface": contract.BACKEND_LOCAL}
 
 
 def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
