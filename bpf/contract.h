@@ -39,16 +39,20 @@
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
  *
- *   15                        1    0
- *  | cookie's bits 31..17      | opens |
+ *   15                        1   0
+ *  | cookie's bits 31..17      |  0  |
+ *  | age of the handshake, ms  |  1  |  carries the first request
  *
- * Hints, never a permission: the cookie is that. The first bit saves the agent a cookie check on every other
- * packet; the others say which connection the router takes the packet to be of, so that a later packet which
- * comes before its first request does not count as one of the tuple's last connection.
+ * Hints, never a permission: the cookie is that. The lowest bit saves the agent a cookie check on every other
+ * packet. The others say of a later packet which connection the router takes it to be of, so that one which comes
+ * before its first request does not count as one of the tuple's last connection; of a first request, how long ago
+ * the router answered the SYN (age.h), for the backend's kernel to know the round trip.
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
 #define OUTER_ID_CONNECTION 0xfffe
 #define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
+#define outer_id_opening(age) ((__u16)((age) << 1 | OUTER_ID_OPENS))
+#define AGE_LONG	0x7fff	/* that long, or longer; 0: not known */
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *
@@ -276,7 +280,7 @@ struct ask_keys {		/* map ask_keys, one entry; on routers and agents alike; deri
 	__u64 key[2][2];	/* k0, k1 by epoch */
 };
 
-struct ask_call {		/* context of the router's programs rauta_seal_ask and rauta_take_answer */
+struct ask_call {		/* argument of the router's programs rauta_seal_ask and rauta_take_answer */
 	struct tuple between;	/* the router's own address and port (client), the agent's (server) */
 	__u32 backend;		/* index of the one that is asked */
 	struct ask ask;
@@ -311,6 +315,8 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u16 state;		/* enum mapping_state */
 	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
+	__u16 age;		/* of the handshake, as the router has said; for opening only */
+	__u16 reserved;
 };
 
 /*
@@ -334,7 +340,7 @@ struct consumed_set {
 #define MARK_ATTEMPTS	0x000000ff /* how often it went round */
 #define MAX_ATTEMPTS	3
 
-#define RTT_BUMP_MS	333	/* see agent's open.h: keeps the socket's first timeout at RFC 6298's one second */
+#define LONGEST_TRIP_MS	333	/* see agent's open.h: what is not more is taken for a round trip */
 
 /* ---- verdicts ----------------------------------------------------------------------------------- */
 

@@ -122,6 +122,7 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 	mapping.vip_port = key.port;
 	mapping.isn = arrival.seq - 1;
 	mapping.cookie = arrival.ack - 1;
+	mapping.age = id >> 1;
 	return open_connection(skb, tuple, &mapping, arrival.header_length);
 }
 

@@ -7,6 +7,7 @@
  * An entry of the flow table is written last, once the packet is sure to leave: what a dropped packet says
  * must not count, or the bytes that follow it would pass as the body of a request that nobody got.
  */
+#include "age.h"
 #include "balance.h"
 #include "encap.h"
 #include "fallback.h"
@@ -85,7 +86,7 @@ static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct seg
 	flow->state = FLOW_FALLBACK;
 	flow->request_seq = segment->seq;
 	flow->request_ack = segment->ack;
-	if (encapsulate(ctx, segment, index, outer_id(flow->cookie) | OUTER_ID_OPENS, reason) != reason)
+	if (encapsulate(ctx, segment, index, opening_id(ctx, segment), reason) != reason)
 		return DROP_NO_BACKEND;
 	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
 }
@@ -157,7 +158,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
-	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment), ROUTED_FIRST);
 	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
 		return DROP_NO_ROOM;
 	return verdict;
@@ -231,7 +232,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		    !(segment->flags & TCP_RST);
 
 	return encapsulate(ctx, segment, flow->backend,
-			   outer_id(flow->cookie) | (opens ? OUTER_ID_OPENS : 0), verdict);
+			   opens ? opening_id(ctx, segment) : outer_id(flow->cookie), verdict);
 }
 
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct segment *segment,

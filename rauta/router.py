@@ -11,7 +11,9 @@ first (rauta.fallback).
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Self
@@ -32,6 +34,7 @@ _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
 _KEY_DRAWS = 8
+_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
 
 
 class Router(loading.Loaded):
@@ -157,6 +160,7 @@ class Router(loading.Loaded):
         self.object.rodata["flow_sets"] = _flow_sets(self.config)
         self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
         self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)
+        self.object.rodata["tick_ms"] = math.ceil(time.clock_getres(_MONOTONIC_COARSE) * 1000)
 
     def _size_maps(self, content: tables.RouterTables) -> None:
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))

@@ -301,10 +301,10 @@ class Agent(Bench):
         for name in ("mappings", "consumed"):
             self.object.maps[name].clear()
 
-    def consumed(self) -> set[int]:
-        """The fingerprints of the connections that have had their socket."""
+    def consumed(self) -> list[int]:
+        """The fingerprints of the connections that have had their socket, in ascending order."""
         sets = [one for _, one in self.object.maps["consumed"].items()]
-        return {fingerprint for one in sets for fingerprint in one["fingerprint"]} - {0}
+        return sorted(fingerprint for one in sets for fingerprint in one["fingerprint"] if fingerprint)
 
     def consume(self, four: oracle.Tuple, connection: Connection) -> None:
         """Has the agent know that a connection has had its socket."""
