@@ -5,7 +5,6 @@ Where the routing file has a fallback, that is on the router's host, too.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 from lab.contenders import proxy
 from lab.contenders.settings import Settings
 from lab.interfaces import Frame, Layer
-from rauta import fallback, neighbours, tables
+from rauta import fallback, tables
 from rauta.agent import Agent
 from rauta.bpf import Program
 from rauta.fallback import Kind
@@ -89,8 +88,7 @@ class Rauta:
 def start_fallback(network: Network, host: Host, stack: ExitStack, config: Config, kind: Kind) -> None:
     """The proxy on a router's host, which listens where the router's agent expects it."""
     with host.entered():
-        first = socket.if_nametoindex(network.interfaces(host)[0])
-        address = neighbours.own_address(first, (backend.address for backend in config.backends().values()))
+        address = fallback.own_address(config, network.interfaces(host)[0])
 
     def argv(folder: Path) -> list[str]:
         file = folder / f"{kind}.conf"
