@@ -4,8 +4,10 @@
  *
  * A set-associative cache in an array map: the keyed flow_hash chooses a set of eight entries. A full set
  * loses the entry that was not used since the clock hand passed it; a client cannot aim at somebody else's
- * set without the key. The kernel's LRU hash costs 52 ns for a look-up and 145 ns for an insertion here
- * (docs/performance.md), this one about a tenth of that, and its memory is as fixed.
+ * set without the key. What has said no more than its first request does not count as used: else a set full
+ * of those would have nobody to spare, and the hand would take whoever it points at. The kernel's LRU hash
+ * costs 52 ns for a look-up and 145 ns for an insertion here (docs/performance.md), this one about a tenth of
+ * that, and its memory is as fixed.
  *
  * Readers take no lock: they copy the entry, and look at its tuple before and after. An entry's place is
  * given to another flow with no tuple in it meanwhile, so a copy is all one flow's. Writers take the lock,
@@ -82,7 +84,7 @@ static __always_inline void find_flow(struct entry *entry, const struct segment 
 }
 
 /* The way to write a new entry with this tag to: the one that has it, an empty one, or the next that was
- * not used lately. The lock is held. */
+ * not used lately. The lock is held; the way's bit of `used` is not set, unless it was this tag's before. */
 static __always_inline __u32 choose_way(struct flow_set *set, __u32 tag)
 {
 	__u32 hand = set->hand, empty = FLOW_WAYS;
@@ -90,7 +92,7 @@ static __always_inline __u32 choose_way(struct flow_set *set, __u32 tag)
 	for (__u32 way = 0; way < FLOW_WAYS; way++) {
 		if (set->tag[way] == tag)
 			return way;
-		if (!set->tag[way])
+		if (!set->tag[way] && empty == FLOW_WAYS)
 			empty = way;
 	}
 	if (empty < FLOW_WAYS)
@@ -148,7 +150,6 @@ static __always_inline void put_flow(struct flow_set *set, const struct segment 
 	way = forget(set, choose_way(set, tag)) & (FLOW_WAYS - 1);
 	kept = &set->flow[way];
 	set->tag[way] = tag;
-	set->used |= 1 << way;
 	kept->tuple = flow->tuple;
 	barrier();
 	*kept = *flow;

@@ -83,3 +83,61 @@ def test_tuples_that_differ_in_one_number_are_different_flows(router: Router) ->
     ]
     for segment in others:
         router.drops(segment, "DROP_NO_FLOW")
+
+
+# ---- under pressure -------------------------------------------------------------------------------------
+
+WAYS = oracle.FLOW_WAYS
+
+
+def crowd(router: Router, connections: list[Connection]) -> None:
+    """A connection after the other has its handshake and its first request, and never says anything more."""
+    for connection in connections:
+        router.opens(connection.data(HEAD), "web")
+
+
+def say_something(router: Router, connection: Connection) -> None:
+    """Whatever it is, it uses the entry."""
+    router.forwards(connection.ack(len(HEAD)), "FORWARDED", router.backend_of("web", connection))
+
+
+@pytest.mark.parametrize("busy", [1, 4, 7])
+@pytest.mark.parametrize("before", [0, 3, WAYS])
+def test_connections_in_use_outlive_any_number_that_are_not(router: Router, busy: int, before: int) -> None:
+    """However many have come before them, wherever the hand is: each needs one packet in the time in which as many
+    others come into its set as it has room for besides those in use.
+    """
+    connections = neighbours(before + busy + 3 * WAYS)
+    crowd(router, connections[:before])
+    ours, others = connections[before : before + busy], connections[before + busy :]
+    crowd(router, ours)
+    while others:
+        for connection in ours:
+            say_something(router, connection)
+        crowd(router, others[: WAYS - busy])
+        del others[: WAYS - busy]
+    assert all(router.flow(connection) is not None for connection in ours)
+
+
+def test_the_newest_of_connections_that_say_nothing_more_is_not_the_first_to_go(router: Router) -> None:
+    """It has as long as the others had: until as many have come as there are ways."""
+    connections = neighbours(3 * WAYS)
+    for number, connection in enumerate(connections):
+        crowd(router, [connection])
+        assert all(router.flow(one) is not None for one in newest(connections, number))
+
+
+def newest(connections: list[Connection], number: int) -> list[Connection]:
+    """As many as a set has ways, up to the one with that number."""
+    return connections[max(0, number + 1 - WAYS) : number + 1]
+
+
+def test_where_all_are_in_use_each_has_its_turn(router: Router) -> None:
+    """An attacker who sends a second packet for each connection has used its entry, too: then those in use go as well,
+    but none of them before as many others have come as there are ways.
+    """
+    connections = neighbours(2 * WAYS + 3)
+    for number, connection in enumerate(connections):
+        crowd(router, [connection])
+        say_something(router, connection)
+        assert all(router.flow(one) is not None for one in newest(connections, number))
