@@ -20,14 +20,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from lab.errors import LabError
-from lab.flood import Flood, flooding
+from lab.flood import Flood, cpu_time, flooding
 from lab.interfaces import Running, Watch
-from lab.monitor import cpu_seconds
 from lab.process import Process, wait_until
 from lab.samples import Better, Quantity
 from lab.units import PerSecond, Share, Size
@@ -222,7 +221,7 @@ class Cpu(Load):
         burner = network.fabric.start([sys.executable, str(BURNER), str(self.cpu)], name="burner")
 
         def read() -> Mapping[str, float]:
-            return {"cpu": cpu_seconds(burner.pid)}
+            return {"cpu": cpu_time(burner)}
 
         try:
             wait_until(lambda: _said(burner, "standing"), seconds=START_SECONDS, what="CPU time to be taken")
@@ -233,4 +232,24 @@ class Cpu(Load):
             burner.stop()
 
 
-Background = Idle | SlowReaders | SynFlood | Cpu
+_MODELS: dict[str, type[Load]] = {"idle": Idle, "slow_readers": SlowReaders, "syn_flood": SynFlood, "cpu": Cpu}
+
+
+def _kind(load: Any) -> str | None:
+    """The key that names the load, in a file's mapping or in a model."""
+    if isinstance(load, Mapping):
+        return next((name for name in _MODELS if name in load), None)
+    return next((name for name, model in _MODELS.items() if isinstance(load, model)), None)
+
+
+Background = Annotated[
+    Annotated[Idle, Tag("idle")]
+    | Annotated[SlowReaders, Tag("slow_readers")]
+    | Annotated[SynFlood, Tag("syn_flood")]
+    | Annotated[Cpu, Tag("cpu")],
+    Discriminator(
+        _kind,
+        custom_error_type="background_kind",
+        custom_error_message="is no load that the lab knows; one of its keys must be " + ", ".join(_MODELS),
+    ),
+]

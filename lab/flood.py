@@ -52,21 +52,22 @@ ANSWERED = "TX_SYN_ACK"
 """the verdict of the router's program on a SYN"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Flood:
-    """A flood that goes on."""
+    """A flood that goes on. ``places``: what counts it in the switch."""
 
     process: Process
     running: AnswersSyns
     places: BpfObject
-    """what counts it in the switch"""
+    sent: int | None = None
+    """how many SYNs it came to, once it was stopped"""
 
     def read(self) -> Mapping[str, float]:
         """Numbers that only grow: SYNs that have come to the switch, SYNs that the router has answered (the clients'
         own among them), and CPU seconds that the flood has taken.
         """
         answered = self.running.counters()[ANSWERED]
-        return {"entered": self.entered, "syns": answered, "cpu": cpu_seconds(self.process.pid)}
+        return {"entered": self.entered, "syns": answered, "cpu": cpu_time(self.process)}
 
     @property
     def entered(self) -> int:
@@ -86,14 +87,24 @@ class Flood:
         known = {host.address for host in clients}
         return sum(count for address, count in self.running.flow_clients().items() if address not in known)
 
-    def stop(self) -> int:
-        """End it. Returns how many SYNs were sent; LabError if it had ended before, or could not make some."""
+    def stop(self) -> None:
+        """End it, if it was not stopped before. LabError if it has ended by itself, or could not make all its SYNs."""
+        if self.sent is not None:
+            return
         early = self.process.poll() is not None
         self.process.stop()
         said = [json.loads(line) for line in self.process.output().splitlines() if line.startswith("{")]
         if early or not said or said[-1]["failed"]:
             raise LabError("flooding", f"it ended early: {self.process.output()[-1000:] or 'without a word'}")
-        return int(said[-1]["sent"])
+        self.sent = int(said[-1]["sent"])
+
+
+def cpu_time(load: Process) -> float:
+    """CPU seconds of a program that is still there; LabError if it is not."""
+    try:
+        return cpu_seconds(load.pid)
+    except OSError as error:
+        raise LabError(f"asking for the CPU time of {load.name}", "it has ended", load.output()[-1000:]) from error
 
 
 @contextmanager

@@ -180,9 +180,7 @@ def test_nothing_is_allocated_for_a_segment(
     assert taken[1] - taken[0] < MANY // 100, taken
 
 
-def test_what_is_allocated_for_each_frame_is_seen(
-    flooder: Flooder, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_is_allocated_for_each_frame_is_seen(flooder: Flooder, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Those that are passed up, to a kernel which has the address, and answers."""
     flooder.instruments.maps["under_test"].update(0, flooder.instruments.programs["xdp_pass"])
     for argv in (f"ip link set near address {ROUTER_MAC}", f"ip address add {VIP}/15 dev near"):
