@@ -243,11 +243,11 @@ struct flow {			/* only ever inserted after a valid cookie, or because an agent 
  */
 struct flow_set {
 	__u32 lock;		/* not 0: somebody writes; readers do not look at it */
-	__u8 hand;		/* where the search for a victim goes on */
-	__u8 used;		/* bit w: way w was used since the hand passed it */
-	__u16 reserved;
+	__u8 clock;		/* twice the number of entries that the set has taken in, modulo 256 */
+	__u8 reserved[3];
 	__u32 zero;		/* always 0, which the verifier does not know */
-	__u32 padding[5];
+	__u8 used[FLOW_WAYS];	/* what the clock said when the way was last used; one more for taking the entry in */
+	__u32 padding[3];
 	__u32 tag[FLOW_WAYS];	/* 0: empty */
 	struct flow flow[FLOW_WAYS];
 };

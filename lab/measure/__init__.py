@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from lab.measure.connect import Connect
 from lab.measure.download import Download, FirstSeconds
 from lab.measure.frames import Frames
 from lab.measure.lookup import Lookup
@@ -15,9 +16,20 @@ from lab.measure.program import Program
 from lab.measure.search import Search
 from lab.measure.wrk import Wrk
 
-__all__ = ["Download", "FirstSeconds", "Frames", "Lookup", "Measure", "OpenLoop", "Program", "Search", "Wrk"]
+__all__ = [
+    "Connect",
+    "Download",
+    "FirstSeconds",
+    "Frames",
+    "Lookup",
+    "Measure",
+    "OpenLoop",
+    "Program",
+    "Search",
+    "Wrk",
+]
 
-_TOOLS = ("wrk", "open-loop", "search", "download", "first-seconds")
+_TOOLS = ("wrk", "open-loop", "connect", "search", "download", "first-seconds")
 _KINDS = ("bpf", "lookup", "veth", *_TOOLS)
 
 
@@ -39,6 +51,7 @@ Measure = Annotated[
     | Annotated[Frames, Tag("veth")]
     | Annotated[Wrk, Tag("wrk")]
     | Annotated[OpenLoop, Tag("open-loop")]
+    | Annotated[Connect, Tag("connect")]
     | Annotated[Search, Tag("search")]
     | Annotated[Download, Tag("download")]
     | Annotated[FirstSeconds, Tag("first-seconds")],
