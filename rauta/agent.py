@@ -83,6 +83,9 @@ class Agent(loading.Loaded):
         self._undo_here(ingress.detach)
         return ingress, egress
 
+    def _vips(self) -> int:
+        return 0
+
     def _counts(self, verdict: str) -> bool:
         return loading.is_agent_verdict(verdict)
 

@@ -71,7 +71,9 @@ def _tested(folder: Path, tests: list[str]) -> Fate:
         return Fate(SURVIVED)
     if "LoadError" in done.stdout:
         return Fate(REJECTED, "the verifier")
-    failed = re.search(r"^(?:FAILED|ERROR) tests/packets/(\S+?)(?:\[| -|$)", done.stdout, re.MULTILINE)
+    failed = done.returncode == 1 and re.search(
+        r"^(?:FAILED|ERROR) tests/packets/(\S+?)(?:\[| -|$)", done.stdout, re.MULTILINE
+    )
     if not failed:
         raise RuntimeError(f"the packet tests did not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return Fate(KILLED, failed[1])

@@ -1,8 +1,8 @@
 """The compiled programs on the bench: loaded, filled from the oracle, run on one packet at a time.
 
-Each run asserts the return code, every byte of the output, and that exactly one verdict counter grew, by one. The world
-they route in is fixed: the VIPs, clusters and backends below. Tests change it through the bench (`route`, `put_flow`,
-`retire`), which the fixtures of conftest.py put back.
+Each run asserts the return code, every byte of the output, and that exactly one verdict counter grew, by one, and that
+of the right VIP. The world they route in is fixed: the VIPs, clusters and backends below. Tests change it through the
+bench (`route`, `put_flow`, `retire`), which the fixtures of conftest.py put back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, SupportsBytes
 
@@ -67,25 +67,51 @@ class Bench:
         obj.maps["cookie_keys"].update(0, {"key": [list(key) for key in oracle.COOKIE_KEYS], "epoch": 0})
 
     def counters(self) -> list[int]:
-        """The counters by number, over all CPUs."""
-        return [sum(per_cpu) for _, per_cpu in sorted(self.object.maps["verdicts"].items_batch())]
+        """The counters by number, over all VIPs and CPUs."""
+        return [sum(one) for one in zip(*(cpu for row in self.rows() for cpu in row), strict=True)]
+
+    def rows(self) -> list[list[list[int]]]:
+        """The counters by VIP, CPU and number."""
+        rows = sorted(self.object.maps["verdicts"].items_batch())
+        return [[cpu["packets"] for cpu in row] for _, row in rows]
 
     @contextmanager
-    def counting(self, verdict: str) -> Iterator[None]:
-        """Asserts that of all counters just this one grows, by one."""
-        before = self.counters()
+    def counting(self, verdict: str, vips: Collection[int]) -> Iterator[None]:
+        """Asserts that of all counters just this one grows, by one, and that it is one of those VIPs'."""
+        before = self.rows()
         yield
-        assert self.grown(before) == {verdict: 1}
+        grown = self.grown_by_vip(before)
+        assert grown in [{(vip, verdict): 1} for vip in vips]
 
     def grown(self, before: Sequence[int]) -> dict[str, int]:
         """By how much which counters differ from what they were; a number without a name is its own name."""
-        names = {number: name for name, number in self.verdicts.items()}
         now = self.counters()
-        return {names.get(n, str(n)): now[n] - old for n, old in enumerate(before) if now[n] != old}
+        return {self._name(n): now[n] - old for n, old in enumerate(before) if now[n] != old}
+
+    def grown_by_vip(self, before: Sequence[list[list[int]]]) -> dict[tuple[int, str], int]:
+        """The same of what `rows` gave, and by the number of the VIP."""
+        changed = [
+            (vip, map(sum, zip(*old, strict=True)), map(sum, zip(*now, strict=True)))
+            for vip, (old, now) in enumerate(zip(before, self.rows(), strict=True))
+            if old != now
+        ]
+        return {
+            (vip, self._name(n)): now - old
+            for vip, olds, nows in changed
+            for n, (old, now) in enumerate(zip(olds, nows, strict=True))
+            if old != now
+        }
+
+    def _name(self, verdict: int) -> str:
+        return next((name for name, number in self.verdicts.items() if number == verdict), str(verdict))
+
+    def counted_for(self, frame: bytes, verdict: str) -> Collection[int]:
+        """Whose counter a verdict on a frame may be: the number of a VIP, or 0."""
+        return (0,)
 
     def run(self, program: str, frame: SupportsBytes, verdict: str, ctx: bytes | None = None) -> tuple[int, bytes]:
         """Runs a program once: return code and output. Fails unless it ends in that verdict and no other."""
-        with self.counting(verdict):
+        with self.counting(verdict, self.counted_for(bytes(frame), verdict)):
             done = self.object.programs[program].test_run(bytes(frame), ctx=ctx)
         return done.retval, done.data
 
@@ -201,6 +227,16 @@ class Router(Bench):
         return sum(tag != 0 for _, flow_set in self.object.maps["flows"].items() for tag in flow_set["tag"])
 
     # ---- runs ------------------------------------------------------------------------------------------
+
+    def counted_for(self, frame: bytes, verdict: str) -> Collection[int]:
+        """The VIP that the frame is for; 0 if it is passed, a fragment, or cut short.
+
+        An ICMP error may be dropped before it is known which VIP it is about.
+        """
+        if verdict.startswith("PASS_") or verdict == "DROP_FRAGMENT":
+            return (0,)
+        numbers = [value["id"] for key, value in self.object.maps["vips"].items() if key == oracle.named_vip(frame)]
+        return (0, *numbers) if verdict == "DROP_ICMP" or not numbers else numbers
 
     def passes(self, frame: SupportsBytes, verdict: str) -> None:
         """To the kernel, unchanged."""
