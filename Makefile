@@ -40,7 +40,15 @@ test: | root setup ## Run all tests: units, packets, real traffic, the smoke pro
 
 .PHONY: test-long
 test-long: | root setup ## Run the long form of those tests that have one.
-	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py $(PYTEST_ARGS)
+	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py tests/packets/test_guesses.py tests/packets/test_memory.py $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: | root setup ## Read a million request heads, and as many frames, as servers do; the seed is printed.
+	@RAUTA_LONG=1 $(python) -m pytest tests/fuzz $(PYTEST_ARGS)
+
+.PHONY: mutants
+mutants: | root setup ## See that the packet tests notice each of the mistakes in tests/mutants; takes half an hour.
+	@PYTHONPATH=tests $(python) -m mutants --write
 
 # A target that is missed is a result, too: the table shows it.
 .PHONY: comparison

@@ -7,13 +7,7 @@
 #pragma once
 
 #include "kernel.h"
-
-struct maglev_table {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAGLEV_PACKED);
-	__type(key, __u32);
-	__type(value, struct maglev_slots);
-};
+#include "maglev.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);

@@ -25,6 +25,17 @@ static __always_inline __u64 checksum_add(__u64 sum, const void *data, __u32 wor
 	return sum;
 }
 
+/* The sum without those words. */
+static __always_inline __u64 checksum_subtract(__u64 sum, const void *data, __u32 words)
+{
+	const __u32 *word = data;
+
+#pragma unroll
+	for (__u32 i = 0; i < words; i++)
+		sum += (__u32)~word[i];
+	return sum;
+}
+
 /* The checksum once a 32-bit word that it covers is replaced (RFC 1624, equation 3). */
 static __always_inline __u16 checksum_replace(__u16 check, __u32 old, __u32 word)
 {

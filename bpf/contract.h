@@ -24,6 +24,7 @@
 #define FLOW_WAYS	8	/* entries of a set in the flow table */
 #define MAX_BACKENDS	4096
 #define MAX_CLUSTERS	1024
+#define MAX_ROUTES	4194303	/* of all VIPs, see path.route */
 #define MAX_VIPS	64
 #define MAGLEV_SLOTS	65537	/* prime, as the paper wants it (Eisenbud et al., NSDI '16, section 3.4) */
 #define MAGLEV_PACKED	16385	/* map entries of four slots each: ceil(MAGLEV_SLOTS / 4) */
@@ -39,16 +40,20 @@
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
  *
- *   15                        1    0
- *  | cookie's bits 31..17      | opens |
+ *   15                        1   0
+ *  | cookie's bits 31..17      |  0  |
+ *  | age of the handshake, ms  |  1  |  carries the first request
  *
- * Hints, never a permission: the cookie is that. The first bit saves the agent a cookie check on every other
- * packet; the others say which connection the router takes the packet to be of, so that a later packet which
- * comes before its first request does not count as one of the tuple's last connection.
+ * Hints, never a permission: the cookie is that. The lowest bit saves the agent a cookie check on every other
+ * packet. The others say of a later packet which connection the router takes it to be of, so that one which comes
+ * before its first request does not count as one of the tuple's last connection; of a first request, how long ago
+ * the router answered the SYN (age.h), for the backend's kernel to know the round trip.
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
 #define OUTER_ID_CONNECTION 0xfffe
 #define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
+#define outer_id_opening(age) ((__u16)((age) << 1 | OUTER_ID_OPENS))
+#define AGE_LONG	0x7fff	/* that long, or longer; 0: not known */
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *
@@ -129,8 +134,21 @@ struct path_key {		/* map paths */
 	__u16 kind;		/* enum path_kind */
 };
 
+/*
+ * What a path leads to, by enum method; 0: no route for this method here.
+ *
+ *   31                 10 9            0
+ *  | route's number + 1  | cluster index |
+ *
+ * Routes are numbered from 0 over all VIPs as they stand in the configuration, so whoever has found one knows
+ * its counter and its cluster.
+ */
+#define ROUTE_CLUSTER_BITS 10
+#define route_cluster(route) ((route) & ((1 << ROUTE_CLUSTER_BITS) - 1))
+#define route_number(route) (((route) >> ROUTE_CLUSTER_BITS) - 1)
+
 struct path {
-	__u32 cluster[METHOD_COUNT]; /* cluster index + 1 by enum method; 0: no route for this method here */
+	__u32 route[METHOD_COUNT];
 	char path[MAX_PATH];	/* zero-padded: compared after the hash matched */
 };
 
@@ -186,10 +204,11 @@ enum flow_state {
 	FLOW_OPEN = 1,
 	FLOW_CLOSING = 2,	/* the client's FIN or RST was seen, exactly in sequence */
 	FLOW_ANSWERED = 3,	/* the router itself answered the first request and closed (404 ...) */
+	FLOW_RECOVERED = 4,	/* the entry was lost; what is known comes from the backend's agent (recovery.h) */
 	FLOW_FALLBACK = 5,	/* the fallback has the connection: nothing in it is read any more */
 };
 
-struct flow {			/* only ever inserted after a valid cookie */
+struct flow {			/* only ever inserted after a valid cookie, or because an agent has the socket */
 	struct tuple tuple;
 	__u32 isn;		/* the connection's identity: both initial sequence numbers, the client's ... */
 	__u32 cookie;		/* ... and the server's, of which only 24 bits are the hash's */
@@ -223,7 +242,7 @@ struct flow {			/* only ever inserted after a valid cookie */
  * tag = (flow_hash >> 24 & 0xffffffff) | 1. Why not the kernel's LRU hash: see flow.h.
  */
 struct flow_set {
-	struct bpf_spin_lock lock; /* held to write, never to read */
+	__u32 lock;		/* not 0: somebody writes; readers do not look at it */
 	__u8 clock;		/* twice the number of entries that the set has taken in, modulo 256 */
 	__u8 reserved[3];
 	__u32 zero;		/* always 0, which the verifier does not know */
@@ -231,6 +250,61 @@ struct flow_set {
 	__u32 padding[3];
 	__u32 tag[FLOW_WAYS];	/* 0: empty */
 	struct flow flow[FLOW_WAYS];
+};
+
+/* ---- recovery: flows that lost their entry (docs/recovery.md) ----------------------------------- */
+
+struct lost_segment {		/* ring buffer `lost`: nobody knows the connection */
+	struct tuple tuple;
+	__u32 seq;
+	__u32 ack;
+};
+
+#define ASK_VERSION	1
+#define ASK_SEQ_REACH	(1U << 23) /* no client may send further: 65,535 << ROUTER_WSCALE */
+#define ASK_ACK_REACH	(1U << 30) /* no backend may: the largest window there is (RFC 7323, 2.3) */
+
+enum ask_kind {
+	ASK_WHOSE = 1,		/* router to agent: whose is this connection? */
+	ASK_MINE = 2,		/* and back */
+	ASK_NOT_MINE = 3,
+};
+
+struct ask {			/* a UDP payload; the answer has the same size, so that nothing is amplified */
+	__u8 version;		/* ASK_VERSION */
+	__u8 kind;		/* enum ask_kind */
+	__u8 epoch;		/* which of the two live keys */
+	__u8 reserved[5];
+	__u64 nonce;		/* the answer has the question's */
+	struct tuple tuple;
+	__u32 seq;		/* of the segment that was lost */
+	__u32 ack;
+	__u32 isn;		/* in ASK_MINE only, else 0: the connection's identity, as in struct flow ... */
+	__u32 cookie;
+	__u32 next;		/* ... and the first byte from the client that the backend has not got */
+	__u64 tag;
+};
+
+/*
+ * tag = SipHash-2-4, under ask_keys' key of the epoch, of 64 bytes: the ask up to its tag; struct tuple of the
+ * router's own address and port (client) and the agent's (server), in questions and answers alike; four zero bytes.
+ * All in the hosts' byte order, which routers and agents share as they do for cookies.
+ */
+struct ask_keys {		/* map ask_keys, one entry; on routers and agents alike; derived from the cookie keys */
+	__u64 key[2][2];	/* k0, k1 by epoch */
+};
+
+struct ask_call {		/* argument of the router's programs rauta_seal_ask and rauta_take_answer */
+	struct tuple between;	/* the router's own address and port (client), the agent's (server) */
+	__u32 backend;		/* index of the one that is asked */
+	struct ask ask;
+};
+
+enum answer_taken {		/* what rauta_take_answer returns */
+	ANSWER_REFUSED = 0,	/* wrong version, kind or tag */
+	ANSWER_NOT_MINE = 1,
+	ANSWER_RECOVERED = 2,	/* the flow has an entry again */
+	ANSWER_LATE = 3,	/* it has one already: left as it is */
 };
 
 /* ---- agent -------------------------------------------------------------------------------------- */
@@ -255,6 +329,22 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u16 state;		/* enum mapping_state */
 	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
+	__u16 age;		/* of the handshake, as the router has said; for opening only */
+	__u16 reserved;
+};
+
+/*
+ * Which connections have had their socket. Map consumed: an array of sets of fingerprints. A connection's is the
+ * SipHash-2-4, under consumed_key, of the 20 bytes client, server, client_port, server_port (of the LOCAL tuple), isn,
+ * cookie; 0 becomes 1. Its set's number = (fingerprint >> 32) * consumed_sets >> 32. First in, first out.
+ */
+#define CONSUMED_SETS	131072	/* 8 MiB, 917,504 connections: docs/http.md says how long that lasts */
+#define CONSUMED_WAYS	7	/* with the hand one cache line */
+
+struct consumed_set {
+	__u32 hand;		/* counts up: the next fingerprint goes to place hand % CONSUMED_WAYS */
+	__u32 reserved;
+	__u64 fingerprint[CONSUMED_WAYS]; /* 0: none yet */
 };
 
 #define MARK_MAGIC	0x52410000 /* "RA": skb->mark of packets the agent sends round through ingress again */
@@ -264,20 +354,21 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 #define MARK_ATTEMPTS	0x000000ff /* how often it went round */
 #define MAX_ATTEMPTS	3
 
-#define RTT_BUMP_MS	333	/* see agent's open.h: keeps the socket's first timeout at RFC 6298's one second */
+#define LONGEST_TRIP_MS	333	/* see agent's open.h: what is not more is taken for a round trip */
 
 /* ---- verdicts ----------------------------------------------------------------------------------- */
 
 /*
- * One counter each (map verdicts, per CPU). Every packet that enters a program leaves it through exactly one.
+ * One counter each for every VIP (map verdicts). Every packet that enters a program leaves it through exactly one.
  * The range says what happens to the packet; within a range the list is append-only.
  */
 #define VERDICT_DROP	16	/* router: below, the packet is passed to the kernel */
 #define VERDICT_TX	64	/* router: below, it is dropped; from here on, it is sent out by XDP_TX */
 #define VERDICT_ENCAPSULATED 112 /* router: from here on, to a backend, by XDP_TX or XDP_REDIRECT */
-#define VERDICT_AGENT	128	/* from here on, the agent's: pass, then drop, then round again, then egress */
+#define VERDICT_AGENT	128	/* from here on, the agent's: pass, drop, round again, out again, egress */
 #define VERDICT_AGENT_DROP 144
 #define VERDICT_AGENT_AGAIN 176
+#define VERDICT_AGENT_OUT 184 /* sent out again */
 #define VERDICT_AGENT_EGRESS 192
 #define VERDICT_FALLBACK 224	/* router: from here on, to the fallback: encapsulated and passed to the kernel */
 
@@ -296,13 +387,17 @@ enum verdict {
 	DROP_HANDSHAKE_ACK,		/* the bare third packet of the handshake: nothing to do yet */
 	DROP_NO_FLOW,			/* later packet of a connection that has no entry */
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
-	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated */
+	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated, and may be fragmented (no DF) */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
-	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom */
+	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
+					 * flow table stayed locked by another CPU */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
-	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them */
+	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them;
+					 * on a recovered flow any bytes again: nothing is known to compare them with */
 	DROP_PIPELINED,			/* a request before the first byte of the answer to the one before it is acknowledged */
-	DROP_REPLAYED = 29,		/* the first request of a connection before the one that the entry is about */
+	DROP_REPLAYED,			/* the first request of a connection before the one that the entry is about */
+	DROP_ASKED = 30,		/* like DROP_NO_FLOW, but the backends are being asked about it */
+	DROP_ICMP,			/* an ICMP error, but no "fragmentation needed" about a packet of a flow */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */
@@ -315,14 +410,17 @@ enum verdict {
 	TX_RESET_NO_ROUTE,
 	TX_BAD_REQUEST,			/* 400: malformed or ambiguous, see http.h */
 	TX_LENGTH_REQUIRED,		/* 411: Transfer-Encoding, the end of the body could not be followed */
-	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 126 lines */
+	TX_HEAD_TOO_LARGE,		/* 431: the head does not end in its packet, or has over 127 fields */
 	TX_URI_TOO_LONG,		/* 414: path over MAX_PATH */
 	TX_BODY_TOO_LARGE,		/* 413: head and body over 2^31 - 1, more than sequence numbers compare */
 	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
 	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
-	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade) */
+	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade, CONNECT) */
+	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
+					 * client is behind another interface) */
+	TX_RESET_RECOVERED = 82,	/* new data on a recovered flow: nobody knows where its next request starts */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */
@@ -330,6 +428,7 @@ enum verdict {
 	FORWARDED,			/* body, acknowledgement */
 	FORWARDED_AGAIN,		/* retransmission of the newest request */
 	FORWARDED_CLOSE,		/* FIN or RST */
+	FORWARDED_ICMP = 117,		/* ICMP "fragmentation needed" about a packet of the flow's backend */
 
 	/* Agent, ingress: passed to the kernel */
 	AGENT_PASS = VERDICT_AGENT,	/* not encapsulated: none of its business */
@@ -339,6 +438,7 @@ enum verdict {
 	AGENT_DELIVERED,		/* later packet, translated */
 	AGENT_NO_LISTENER,		/* first request, nobody listens: the kernel refuses it with an RST */
 	AGENT_CLEARING,			/* turned into a reset for an old socket; a clone goes round behind it */
+	AGENT_DELIVERED_ICMP = 135,	/* "fragmentation needed" about what the server sent, translated */
 
 	/* Agent, ingress: dropped */
 	AGENT_DROP_SOURCE = VERDICT_AGENT_DROP, /* encapsulated, but not by a configured router */
@@ -346,12 +446,19 @@ enum verdict {
 	AGENT_DROP_NOT_SERVED,		/* the inner destination is no VIP of this host, or the outer one another host */
 	AGENT_DROP_COOKIE,
 	AGENT_DROP_UNOPENED,		/* later packet on a tuple whose first request is not here yet */
-	AGENT_DROP_REFUSED,		/* the kernel refused the socket (MPTCP listener, sysctl, options) */
+	AGENT_DROP_REFUSED,		/* the kernel refused the socket (sysctl, options) */
 	AGENT_DROP_CONFLICT,		/* a live socket that is not the agent's, or another VIP's, holds the tuple */
 	AGENT_DROP_ATTEMPTS,		/* the old socket is still there after MAX_ATTEMPTS */
+	AGENT_DROP_REPLAYED = 152,	/* the first request of a connection that has had its socket already */
+	AGENT_DROP_MPTCP = 153,		/* the server listens with MPTCP, and the kernel makes it no socket from a cookie */
+	AGENT_DROP_ICMP = 154,		/* an ICMP error that is malformed, no "fragmentation needed", or of no connection here */
+	AGENT_DROP_ASK = 155,		/* a question by nobody who may ask, or about a tuple that is just opening */
 
 	/* Agent, ingress: round through ingress once more */
 	AGENT_WAITING = VERDICT_AGENT_AGAIN, /* later segment of a connection whose old socket is being cleared */
+
+	/* Agent, ingress: turned round and sent out again */
+	AGENT_ASK_ANSWERED = VERDICT_AGENT_OUT, /* a router's question whose a connection is */
 
 	/* Agent, egress */
 	AGENT_EGRESS_PASS = VERDICT_AGENT_EGRESS,
@@ -362,7 +469,7 @@ enum verdict {
 	FALLBACK_NOT_HTTP = VERDICT_FALLBACK, /* does not start with an HTTP/1 method */
 	FALLBACK_TLS,			/* a TLS handshake */
 	FALLBACK_HTTP2,			/* the HTTP/2 connection preface */
-	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 126 lines */
+	FALLBACK_HEAD,			/* the head does not end in its packet, or has over 127 fields */
 	FALLBACK_PATH,			/* path over MAX_PATH */
 	FALLBACK_AMBIGUOUS,		/* malformed or ambiguous, see http.h */
 	FALLBACK_ENCODED,		/* Transfer-Encoding, the end of the body could not be followed */
@@ -377,4 +484,56 @@ enum verdict {
 	FALLBACK_CLOSE,			/* FIN or RST */
 
 	VERDICT_COUNT = 256,
+};
+
+/* ---- observation -------------------------------------------------------------------------------- */
+
+struct verdict_counts {		/* map verdicts, per CPU, by vip.id. 0: what is passed, and fragments, which name no port;
+				 * all of the agent */
+	__u64 packets[VERDICT_COUNT]; /* by enum verdict */
+};
+
+enum verdict_class {		/* what becomes of a packet, by the range of its verdict */
+	CLASS_PASSED = 0,
+	CLASS_DROPPED = 1,
+	CLASS_ANSWERED = 2,
+	CLASS_ROUTED = 3,	/* a request, to a backend */
+	CLASS_FORWARDED = 4,	/* to a backend, anything else */
+	CLASS_FALLBACK = 5,	/* to the proxy on this host */
+	CLASS_COUNT,
+};
+
+/*
+ * Times of the program, in ns, in four buckets an octave: bucket 4 * (e - LATENCY_FIRST_OCTAVE) + s counts those of
+ * (4 + s) << (e - 2) and more that are less than the next one's least. The first also counts shorter ones, the last
+ * also longer ones.
+ */
+#define LATENCY_FIRST_OCTAVE 4	/* from 16 ns */
+#define LATENCY_OCTAVES	20	/* to 16.8 ms */
+#define LATENCY_BUCKETS	80	/* 4 * LATENCY_OCTAVES */
+
+struct latency {		/* map latency, per CPU, by enum verdict_class */
+	__u64 sum;		/* of all times, ns */
+	__u64 bucket[LATENCY_BUCKETS];
+};
+
+#define NO_ROUTE_NUMBER	0xffffffff
+
+struct event {			/* map events, a ring buffer: what became of one packet */
+	__u64 time;		/* CLOCK_MONOTONIC, ns */
+	struct tuple tuple;	/* of a fragment, only the addresses */
+	__u32 route;		/* number of the route that the request in it has found, or NO_ROUTE_NUMBER */
+	__u16 backend;		/* index, or NO_BACKEND */
+	__u8 verdict;		/* enum verdict */
+	__u8 vip;		/* id; 0 of a fragment */
+	__u32 cpu;
+};
+
+struct event_state {		/* map event_states, per CPU, by enum verdict_class; written by the program alone */
+	__u64 due;		/* when the next event is due if they come at the rate, ns of the coarse clock */
+	__u64 told;		/* events in the ring buffer, read or not */
+	__u64 limited;		/* packets whose turn it was, but that were too many for the rate */
+	__u64 lost;		/* and that found no room in the ring buffer */
+	__u32 left;		/* packets until the next one's turn, that one included; 0 before the first packet */
+	__u32 reserved;
 };

@@ -5,7 +5,7 @@
  * is in contract.h.
  *
  * 24 bits of a keyed hash are what Linux's own SYN cookies have (net/ipv4/syncookies.c, COOKIEBITS): a
- * blind attacker needs 2^24 guesses per live key for one connection that he then can't read from.
+ * blind attacker needs 2^24 guesses for one connection that he then can't read from (docs/http.md).
  */
 #pragma once
 

@@ -30,15 +30,12 @@ static __always_inline void digest_word(struct digest *digest, __u32 number, __u
 	digest->high += (key[2] + first) * (key[3] + second);
 }
 
-/* Of the first `length` bytes of scratch.head. A global function: verified once. */
-__noinline __u64 head_digest(__u32 length)
+/* Of the first `length` bytes of scratch.head. */
+static __always_inline __u64 head_digest(const struct scratch *scratch, __u32 length)
 {
-	const struct scratch *scratch = get_scratch();
 	struct digest digest = {};
 	__u32 words = length / 8 & (MAX_WORDS - 1), i;
 
-	if (!scratch)
-		return 0;
 	for (i = 0; i < words; i++)
 		digest_word(&digest, i & (MAX_WORDS - 1), word_at(scratch, 8 * i));
 	if (length % 8)

@@ -10,15 +10,19 @@
 #include "checksum.h"
 #include "hash.h"
 #include "packet.h"
+#include "too_big.h"
 
 const volatile __be32 encapsulation_prefix;
 const volatile __be32 encapsulation_mask;
 
+static __always_inline __be32 outer_source(const struct segment *segment)
+{
+	return encapsulation_prefix | ((__u32)segment->hash & ~encapsulation_mask);
+}
+
 static __always_inline void write_outer(struct iphdr *outer, const struct segment *segment,
 					__be32 destination, __u16 id)
 {
-	__u32 spread = segment->hash;
-
 	outer->version = 4;
 	outer->ihl = 5;
 	outer->tos = segment->tos;
@@ -28,7 +32,7 @@ static __always_inline void write_outer(struct iphdr *outer, const struct segmen
 	outer->ttl = DEFAULT_TTL;
 	outer->protocol = IPPROTO_IPIP;
 	outer->check = 0;
-	outer->saddr = encapsulation_prefix | (spread & ~encapsulation_mask);
+	outer->saddr = outer_source(segment);
 	outer->daddr = destination;
 	outer->check = checksum_fold(checksum_add(0, outer, IP_LENGTH / 4));
 }
@@ -53,7 +57,7 @@ static __always_inline void write_ethernet(struct xdp_md *ctx, struct ethhdr *et
 	eth->h_proto = bpf_htons(ETH_P_IP);
 }
 
-/* Makes the packet ready to leave for the backend: returns `verdict`, or why it was dropped. */
+/* Makes the packet ready to leave for the backend: returns `verdict`, or what became of it instead. */
 static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *segment, __u32 index,
 					   __u16 id, enum verdict verdict)
 {
@@ -62,10 +66,11 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 	struct ethhdr *eth, *inner;
 	void *data, *end;
 
+	segment->backend = index;
 	if (!backend || !backend->address)
 		return DROP_NO_BACKEND;
 	if (segment->ip_length + IP_LENGTH > PATH_MTU && backend->interface != BACKEND_LOCAL)
-		return DROP_TOO_BIG;
+		return answer_too_big(ctx, segment);
 	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
 		return DROP_NO_ROOM;
 	if (bpf_xdp_adjust_head(ctx, -(int)IP_LENGTH))

@@ -103,7 +103,7 @@ static __always_inline __u32 read_host(struct scratch *scratch, __u32 at)
 
 	request->hosts = request->hosts ? 2 : 1;
 	request->host = at;
-	for (__u32 i = 0; i < MAX_HOST / 8 + 1; i++) {
+	for (__u32 i = 0; i < MAX_HOST / 8; i++) {
 		__u64 word = word_at(scratch, at), stop = swar_not_host(word);
 		__u64 text = stop ? word & swar_before(stop) : word;
 

@@ -10,7 +10,7 @@
  * Content-Length with Transfer-Encoding, and in paths: an empty, "." or ".." segment, a raw '#', '\' or
  * byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands for a character which servers decode to
  * something that would have matched another route. 411 for Transfer-Encoding: where the next request starts
- * must be known. 501 for Upgrade, behind which there may be no further request. 431 when the head does not
+ * must be known. 501 for Upgrade and CONNECT, behind which there may be no further request. 431 when the head does not
  * end inside its packet, 414 and 413 for what exceeds MAX_PATH and 2^31. Where there is a fallback, it gets
  * the connection instead (ingress.bpf.c).
  */
@@ -269,6 +269,8 @@ static __always_inline __u32 read_request_line(struct scratch *scratch, __u32 le
 	scratch->request.method = method_of(word_at(scratch, 0), &at);
 	if (scratch->request.method == METHOD_ANY)
 		return TX_RESET_NOT_HTTP;
+	if (scratch->request.method == METHOD_CONNECT)
+		return TX_NOT_IMPLEMENTED;
 	start = byte_at(scratch, at) == '/' ? at : read_other_target(at);
 	if (!start)
 		return broken(at + 1, length);
@@ -302,7 +304,7 @@ __noinline __u32 read_request(__u32 length)
 {
 	struct scratch *scratch = get_scratch();
 	struct line_reader *lines;
-	__u32 refused, at;
+	__u32 refused, at = 0;
 
 	if (!scratch)
 		return DROP_NO_ROOM;
@@ -318,6 +320,6 @@ __noinline __u32 read_request(__u32 length)
 	if (lines->verdict)
 		return lines->verdict;
 	scratch->request.head_length = lines->at;
-	scratch->request.digest = head_digest(lines->at);
+	scratch->request.digest = head_digest(scratch, lines->at);
 	return check_fields(&scratch->request);
 }

@@ -7,13 +7,18 @@
  * An entry of the flow table is written last, once the packet is sure to leave: what a dropped packet says
  * must not count, or the bytes that follow it would pass as the body of a request that nobody got.
  */
+#include "age.h"
 #include "balance.h"
 #include "encap.h"
 #include "fallback.h"
 #include "flow.h"
 #include "handshake.h"
 #include "http.h"
+#include "icmp.h"
+#include "lost.h"
+#include "observe.h"
 #include "packet.h"
+#include "recover.h"
 #include "reply.h"
 #include "route.h"
 #include "verdict.h"
@@ -49,8 +54,7 @@ static __always_inline enum verdict answer_request(struct xdp_md *ctx, const str
 	flow->backend = NO_BACKEND;
 	flow->request_ack = segment->ack;
 	set_answered(flow, segment, ack, verdict);
-	put_flow(entry->set, segment, flow);
-	return verdict;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : verdict;
 }
 
 static __noinline enum verdict drop_or_reset(struct xdp_md *ctx, const struct segment *segment,
@@ -83,10 +87,9 @@ static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct seg
 	flow->state = FLOW_FALLBACK;
 	flow->request_seq = segment->seq;
 	flow->request_ack = segment->ack;
-	if (encapsulate(ctx, segment, index, outer_id(flow->cookie) | OUTER_ID_OPENS, reason) != reason)
+	if (encapsulate(ctx, segment, index, opening_id(ctx, segment), reason) != reason)
 		return DROP_NO_BACKEND;
-	put_flow(entry->set, segment, flow);
-	return reason;
+	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
 }
 
 /* A first request that is not routed: to the fallback if there is one, else an HTTP answer, or a reset, as
@@ -114,22 +117,22 @@ static __always_inline enum verdict without_route(const struct vip *vip)
 
 /* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
  * to refuse it with. */
-static __noinline enum verdict route_request(struct xdp_md *ctx, const struct segment *segment,
+static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment *segment,
 					     struct scratch *scratch, __u32 *cluster)
 {
-	__u32 refused, found;
+	__u32 refused;
 
-	if (load_head(ctx, scratch, segment->payload, segment->length))
+	if (load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
 	refused = read_request(segment->length);
 	if (refused)
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	found = find_cluster(segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
-	if (found == NO_CLUSTER)
+	segment->route = find_route(scratch, segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
+	if (segment->route == NO_ROUTE)
 		return without_route(segment->vip);
-	*cluster = found - 1;
+	*cluster = route_cluster(segment->route);
 	return UNDECIDED;
 }
 
@@ -156,9 +159,9 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
-	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
-	if (verdict == ROUTED_FIRST)
-		put_flow(entry->set, segment, flow);
+	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment), ROUTED_FIRST);
+	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -187,8 +190,8 @@ static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct seg
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
 	verdict = encapsulate(ctx, segment, entry->flow.backend, outer_id(entry->flow.cookie), ROUTED_NEXT);
-	if (verdict == ROUTED_NEXT)
-		note_request(entry, segment, &scratch->request);
+	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -220,7 +223,7 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segm
 	if (starts_request(ctx, segment))
 		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	verdict = answer_idle(ctx, segment);
-	return verdict == UNDECIDED ? DROP_NO_FLOW : verdict;
+	return verdict == UNDECIDED ? drop_lost(segment) : verdict;
 }
 
 static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *segment,
@@ -230,7 +233,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		    !(segment->flags & TCP_RST);
 
 	return encapsulate(ctx, segment, flow->backend,
-			   outer_id(flow->cookie) | (opens ? OUTER_ID_OPENS : 0), verdict);
+			   opens ? opening_id(ctx, segment) : outer_id(flow->cookie), verdict);
 }
 
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct segment *segment,
@@ -238,8 +241,8 @@ static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct seg
 {
 	enum verdict verdict = forward(ctx, segment, &entry->flow, FORWARDED_CLOSE);
 
-	if (verdict == FORWARDED_CLOSE)
-		note_closing(entry, segment);
+	if (verdict == FORWARDED_CLOSE && note_closing(entry, segment))
+		return DROP_NO_ROOM;
 	return verdict;
 }
 
@@ -323,8 +326,7 @@ static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const s
 	reply.ack = ack;
 	if (send_answer(ctx, segment, &reply, TX_DISCARDED) != TX_DISCARDED)
 		return DROP_NO_ROOM;
-	CHANGE_FLOW(entry, flow->next_request_seq = ack);
-	return TX_DISCARDED;
+	return CHANGE_FLOW(entry, flow->next_request_seq = ack) ? DROP_NO_ROOM : TX_DISCARDED;
 }
 
 /*
@@ -336,7 +338,7 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 					   const struct flow *flow)
 {
 	__u32 head_end = flow->request_seq + flow->head_length, end = segment_end(segment);
-	struct scratch *scratch = get_scratch();
+	const struct scratch *scratch = get_scratch();
 
 	if (!seq_before(segment->seq, head_end))
 		return FORWARDED;
@@ -345,9 +347,9 @@ static __noinline enum verdict check_again(struct xdp_md *ctx, const struct segm
 												   : FORWARDED;
 	if (segment->seq != flow->request_seq || seq_before(end, head_end))
 		return DROP_CHANGED;
-	if (!scratch || load_head(ctx, scratch, segment->payload, segment->length))
+	if (!scratch || load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
-	return head_digest(flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
+	return head_digest(scratch, flow->head_length) == flow->digest ? FORWARDED_AGAIN : DROP_CHANGED;
 }
 
 /* Is the segment worth a look at its cookie: can it be another connection's first data? A request may always
@@ -373,6 +375,18 @@ static __always_inline int is_older(const struct flow *flow, const struct segmen
 	       !(flow->syn_seen && segment->seq - 1 == flow->syn_isn);
 }
 
+/* Data on a recovered flow goes nowhere: see recover.h. What the backend has got already comes again without harm;
+ * what it has not ends the connection, unless it is too far off to be of this one. */
+static __always_inline enum verdict on_recovered_data(struct xdp_md *ctx, const struct segment *segment,
+						      const struct flow *flow)
+{
+	__u32 beyond = segment_end(segment) - flow->next_request_seq;
+
+	if (!beyond || beyond >> 31)
+		return DROP_CHANGED;
+	return beyond > ASK_SEQ_REACH ? DROP_OUT_OF_ORDER : send_reset(ctx, segment, TX_RESET_RECOVERED);
+}
+
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segment *segment,
@@ -391,6 +405,8 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 		return on_answered_data(ctx, segment, entry);
 	if (flow->state == FLOW_FALLBACK)
 		return forward_to_fallback(ctx, segment, flow);
+	if (flow->state == FLOW_RECOVERED)
+		return on_recovered_data(ctx, segment, flow);
 	if (!seq_before(segment->seq, flow->next_request_seq))
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
@@ -419,77 +435,87 @@ static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *s
 	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
-		return verdict;
+		return verdict == PASS_NOT_TCP ? on_other_protocol(ctx, segment) : verdict;
 	segment->hash = flow_hash(&segment->tuple);
 	find_flow(&entry, segment);
 	if (!entry.set)
 		return DROP_NO_ROOM;
 	if (segment->flags & TCP_SYN) {
-		if (entry.kept)
-			note_syn(&entry, segment);
+		if (entry.kept && note_syn(&entry, segment))
+			return DROP_NO_ROOM;
 		return answer_syn(ctx, segment);
 	}
 	return entry.kept ? on_flow(ctx, segment, &entry) : without_flow(ctx, segment, &entry);
 }
 
-/* The verdict, and above it the interface that the packet is to leave through, 0: as it came. Global: the
- * verifier checks it once, with tags and without. */
-__noinline __u64 handle(struct xdp_md *ctx)
+/* Global: the verifier checks it once, with tags and without. */
+__noinline enum verdict handle(struct xdp_md *ctx, struct outcome *outcome)
 {
 	struct segment segment;
 	enum verdict verdict;
 
+	if (!outcome)
+		return DROP_NO_ROOM;
 	segment.leaves = 0;
 	verdict = decide(ctx, &segment);
-	return (__u64)segment.leaves << 32 | verdict;
+	note_outcome(outcome, &segment);
+	return verdict;
 }
 
 /* What was taken off goes where the frame goes, back or up; through another interface go no tags. */
-static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, __u32 *leaves)
+static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, struct observer *observer)
 {
+	struct outcome *outcome = &observer->outcome;
 	enum verdict verdict;
-	struct tags tags;
-	__u64 handled;
 
-	if (take_tags(ctx, &tags))
+	if (take_tags(ctx, &observer->tags)) {
+		*outcome = nothing_known;
 		return DROP_NO_ROOM;
-	handled = handle(ctx);
-	verdict = (__u32)handled;
-	*leaves = handled >> 32;
-	return *leaves || !put_tags(ctx, &tags) ? verdict : DROP_NO_ROOM;
+	}
+	verdict = handle(ctx, outcome);
+	return outcome->leaves || !put_tags(ctx, &observer->tags) ? verdict : DROP_NO_ROOM;
 }
 
 SEC("xdp")
 int rauta_ingress(struct xdp_md *ctx)
 {
+	struct observer *observer = get_observer();
 	enum verdict verdict;
-	__u32 leaves = 0;
+	__u64 start;
+	__u32 leaves;
 
-	if (unlikely(has_tag(ctx))) {
-		verdict = handle_tagged(ctx, &leaves);
-	} else {
-		__u64 handled = handle(ctx);
-
-		verdict = (__u32)handled;
-		leaves = handled >> 32;
-	}
-	count(verdict);
+	if (!observer)
+		return XDP_ABORTED;
+	start = start_timing(observer);
+	if (unlikely(has_tag(ctx)))
+		verdict = handle_tagged(ctx, observer);
+	else
+		verdict = handle(ctx, &observer->outcome);
+	observe(&observer->outcome, verdict, start);
 	if (verdict < VERDICT_DROP || verdict >= VERDICT_FALLBACK)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
 		return XDP_DROP;
+	leaves = observer->outcome.leaves;
 	return leaves ? bpf_redirect(leaves, 0) : XDP_TX;
 }
 
 /* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for
  * libbpf and the control plane. */
 const volatile struct {
+	enum verdict verdict;
+	enum verdict_class verdict_class;
 	enum method method;
 	enum no_route_answer no_route;
 	enum path_kind path_kind;
 	enum host_kind host_kind;
 	enum flow_state flow_state;
+	enum ask_kind ask_kind;
+	enum answer_taken answer_taken;
+	struct lost_segment lost_segment;
+	struct ask_call ask_call;
 	struct maglev_slots maglev_slots;
+	struct event event;
 } contract_types = {};
 
 char _license[] SEC("license") = "GPL";

@@ -102,6 +102,17 @@ static __always_inline int echo_timestamps(struct xdp_md *ctx, const struct segm
 	return 0;
 }
 
+/* The Ethernet header of what goes back to where this came from. */
+static __always_inline struct ethhdr turned_round(const struct ethhdr *eth)
+{
+	struct ethhdr turned;
+
+	__builtin_memcpy(turned.h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(turned.h_source, eth->h_dest, ETH_ALEN);
+	turned.h_proto = bpf_htons(ETH_P_IP);
+	return turned;
+}
+
 /*
  * Makes the frame `length` bytes long and turns its Ethernet header round; NULL if that is impossible. It
  * grows at the front: every driver leaves headroom for XDP, but behind the packet there may be none (veth's
@@ -115,9 +126,7 @@ static __always_inline struct ethhdr *turn_frame(struct xdp_md *ctx, const struc
 
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return NULL;
-	__builtin_memcpy(turned.h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(turned.h_source, eth->h_dest, ETH_ALEN);
-	turned.h_proto = bpf_htons(ETH_P_IP);
+	turned = turned_round(eth);
 	if (more > 0 ? bpf_xdp_adjust_head(ctx, -more) : bpf_xdp_adjust_tail(ctx, more))
 		return NULL;
 	eth = (void *)(long)ctx->data;
@@ -127,7 +136,8 @@ static __always_inline struct ethhdr *turn_frame(struct xdp_md *ctx, const struc
 	return eth;
 }
 
-static __always_inline void write_ip(struct iphdr *ip, const struct tuple *tuple, __u16 length)
+static __always_inline void write_ip(struct iphdr *ip, const struct tuple *tuple, __u16 length,
+				     __u8 protocol)
 {
 	ip->version = 4;
 	ip->ihl = 5;
@@ -136,7 +146,7 @@ static __always_inline void write_ip(struct iphdr *ip, const struct tuple *tuple
 	ip->id = 0;
 	ip->frag_off = IP_DF;
 	ip->ttl = DEFAULT_TTL;
-	ip->protocol = IPPROTO_TCP;
+	ip->protocol = protocol;
 	ip->check = 0;
 	ip->saddr = tuple->server;
 	ip->daddr = tuple->client;
@@ -179,7 +189,7 @@ static __noinline enum verdict send_reply(struct xdp_md *ctx, const struct segme
 	eth = turn_frame(ctx, segment, ETH_LENGTH + IP_LENGTH + tcp_length);
 	if (!eth)
 		return DROP_NO_ROOM;
-	write_ip((void *)(eth + 1), &segment->tuple, IP_LENGTH + tcp_length);
+	write_ip((void *)(eth + 1), &segment->tuple, IP_LENGTH + tcp_length, IPPROTO_TCP);
 	sum += checksum_pseudo(segment->tuple.server, segment->tuple.client, tcp_length);
 	write_tcp((void *)(eth + 1) + IP_LENGTH, &segment->tuple, reply, sum);
 	if (options && bpf_xdp_store_bytes(ctx, ETH_LENGTH + IP_LENGTH + TCP_LENGTH, (void *)reply->options,

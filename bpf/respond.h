@@ -3,26 +3,34 @@
  * through a router. */
 #pragma once
 
+#include "consumed.h"
 #include "socket.h"
 #include "translate.h"
 
-/* Is it this very connection's full socket? Resets and TIME_WAIT's acknowledgements leave through a socket
- * of the kernel's. */
+/* Is it a full socket on the tuple? Resets and TIME_WAIT's acknowledgements leave through a socket of the
+ * kernel's. One that ends with a reset has given its port back before that leaves. */
 static __always_inline int owns_tuple(const struct bpf_sock *sk, const struct tuple *local)
 {
 	return sk->dst_ip4 == local->client && sk->dst_port == local->client_port &&
-	       sk->src_port == bpf_ntohs(local->server_port);
+	       (sk->src_port == bpf_ntohs(local->server_port) || !sk->src_port);
 }
 
 /*
- * The socket has shown that it exists. From its second segment on it carries the mapping itself, and no
- * eviction can cut a response; a connection that ends after one answer is spared that.
+ * The mapping's connection has shown that its socket exists: it is consumed. From its second segment on the
+ * socket carries the mapping itself, and no eviction can cut a response; a connection that ends after one
+ * answer is spared that. An old socket's segments, which is being cleared, say nothing of the new
+ * connection.
  */
-static __always_inline void note_segment(struct bpf_sock *sk, struct mapping *mapping, int ends)
+static __always_inline void note_segment(struct bpf_sock *sk, const struct tuple *local,
+					 struct mapping *mapping, int ends)
 {
-	struct mapping *kept;
+	struct mapping shown = *mapping, *kept; /* a copy: ingress may be writing the next connection's */
 
-	if (mapping->state != MAPPING_OPEN) {
+	barrier();
+	if (!has_numbers(sk, &shown))
+		return;
+	if (shown.state != MAPPING_OPEN) {
+		consume(local, &shown);
 		mapping->state = MAPPING_OPEN;
 		return;
 	}
@@ -30,11 +38,20 @@ static __always_inline void note_segment(struct bpf_sock *sk, struct mapping *ma
 		return;
 	kept = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (kept)
-		*kept = *mapping;
+		*kept = shown;
 }
 
-/* `ends`: the packet is the socket's last of its kind. What follows, an acknowledgement in TIME_WAIT or a
- * reset, has no full socket to carry the mapping; the map may have forgotten it meanwhile. */
+/*
+ * The packet is the socket's last of its kind. What follows, an acknowledgement in TIME_WAIT or a reset,
+ * has no full socket to carry the mapping; the map may have forgotten it meanwhile, and the connection may
+ * have lasted longer than what was consumed is remembered. If the map knows another, that is newer.
+ */
+static __always_inline void note_end(const struct tuple *local, const struct mapping *mapping)
+{
+	consume(local, mapping);
+	bpf_map_update_elem(&mappings, local, mapping, BPF_NOEXIST);
+}
+
 static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb, const struct tuple *local,
 							  int ends)
 {
@@ -47,12 +64,12 @@ static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb,
 		mapping = bpf_sk_storage_get(&connections, sk, NULL, 0);
 		if (mapping) {
 			if (ends)
-				remember(local, mapping, MAPPING_OPEN);
+				note_end(local, mapping);
 			return mapping;
 		}
 		mapping = bpf_map_lookup_elem(&mappings, local);
 		if (mapping)
-			note_segment(sk, mapping, ends);
+			note_segment(sk, local, mapping, ends);
 		return mapping;
 	}
 	return bpf_map_lookup_elem(&mappings, local);

@@ -8,6 +8,7 @@
 #include <stddef.h>
 
 #include "checksum.h"
+#include "consumed.h"
 #include "kernel.h"
 #include "verdict.h"
 
@@ -68,7 +69,11 @@ static __always_inline int same_connection(const struct mapping *a, const struct
 	return a->isn == b->isn && a->cookie == b->cookie;
 }
 
-/* The tuple's mapping, made or changed. 0, or negative if there is no room. */
+/*
+ * The tuple's mapping, made or changed. 0, or negative if there is no room. A connection that makes way for
+ * another without having opened has been given up by its client, who has used its port again: its first
+ * request must not come late, and end the newer one.
+ */
 static __always_inline long remember(const struct tuple *local, struct mapping *mapping, __u16 state)
 {
 	struct mapping *known = bpf_map_lookup_elem(&mappings, local);
@@ -76,6 +81,8 @@ static __always_inline long remember(const struct tuple *local, struct mapping *
 	mapping->state = state;
 	if (!known)
 		return bpf_map_update_elem(&mappings, local, mapping, BPF_ANY);
+	if (known->state != MAPPING_OPEN && !same_connection(known, mapping))
+		consume(local, known);
 	if (known != mapping)
 		*known = *mapping;
 	return 0;

@@ -3,11 +3,13 @@
     version: 1
     encapsulation: {source: 198.19.0.0/24}     # outer source addresses, one a flow; must route back to the router
     flows: 131072                              # size of the flow table
+    recovery: {port: 21057, rate: 1000}        # may be left out: ask the backends about flows that are not in it
+    fallback: {port: 8000}                     # optional: the proxy on the router's host, see docs/fallback.md
     vips:
       - name: shop
         address: 198.18.100.80
         port: 80
-        no_route: 404                          # or: reset
+        no_route: 404                          # or: reset; or: fallback
         routes:
           - {prefix: /api, cluster: api}                                   # exactly one of prefix and exact
           - {host: shop.test, exact: /health, method: GET, cluster: web}   # host and method may be left out
@@ -33,7 +35,20 @@ from rauta.contract import MAX_CLUSTERS, MAX_VIPS
 from rauta.document import load_document
 from rauta.mistakes import together
 
-__all__ = ["Backend", "Cluster", "Config", "Encapsulation", "Route", "Vip", "load_config"]
+__all__ = [
+    "MAX_WEIGHT",
+    "Backend",
+    "Cluster",
+    "Config",
+    "Encapsulation",
+    "Fallback",
+    "Recovery",
+    "Route",
+    "Vip",
+    "load_config",
+]
+
+MAX_WEIGHT = 65535
 
 
 def _name(text: str) -> str:
@@ -67,12 +82,15 @@ class _Model(BaseModel):
 
 
 class Route(_Model):
-    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method."""
+    """One route of a VIP: which requests (host, path, method) go to which cluster. None means any host, any method.
+
+    CONNECT is never routed (docs/http.md).
+    """
 
     host: Annotated[str, AfterValidator(paths.host_name)] | None = None
     exact: Annotated[str, AfterValidator(paths.exact_path)] | None = None
     prefix: Annotated[str, AfterValidator(paths.prefix)] | None = None
-    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"] | None = None
+    method: Literal["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"] | None = None
     cluster: Name
 
     @property
@@ -87,7 +105,7 @@ class Vip(_Model):
     name: Name
     address: Address
     port: Port
-    no_route: Literal[404, "reset"] = 404
+    no_route: Literal[404, "reset", "fallback"] = 404
     routes: tuple[Route, ...]
 
 
@@ -97,7 +115,7 @@ class Backend(_Model):
     name: Name
     address: Address
     port: Port
-    weight: Annotated[int, Field(strict=True, ge=0, le=65535)] = 1
+    weight: Annotated[int, Field(strict=True, ge=0, le=MAX_WEIGHT)] = 1
 
 
 class Cluster(_Model):
@@ -106,11 +124,35 @@ class Cluster(_Model):
     name: Name
     backends: tuple[Backend, ...]
 
+    def weights(self) -> dict[str, int]:
+        """The weight of each backend by name."""
+        return {backend.name: backend.weight for backend in self.backends}
+
 
 class Encapsulation(_Model):
     """The IPv4 prefix from which each flow's outer source address is taken."""
 
     source: Annotated[IPv4Network, AfterValidator(_sources)]
+
+
+class Recovery(_Model):
+    """Flows that lost their entry are asked about (docs/recovery.md).
+
+    `port`: the UDP port at which agents are asked. `rate`: about how many segments a second, at most, on each router.
+    """
+
+    port: Port = 21057
+    rate: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1000
+
+
+class Fallback(_Model):
+    """A proxy on the router's own host, for what XDP does not route: it listens on a port of its own for each VIP.
+
+    The first VIP's is `port`, the next one's the number after it: two VIPs never share a port, or a client that uses
+    one of its ports for both would meet itself.
+    """
+
+    port: Port
 
 
 class Config(_Model):
@@ -119,6 +161,8 @@ class Config(_Model):
     version: Literal[1]
     encapsulation: Encapsulation
     flows: Annotated[int, Field(strict=True, ge=1024, le=1 << 24)] = 131072
+    recovery: Recovery | None = None
+    fallback: Fallback | None = None
     vips: Annotated[tuple[Vip, ...], Field(max_length=MAX_VIPS)]
     clusters: Annotated[tuple[Cluster, ...], Field(max_length=MAX_CLUSTERS)]
 
@@ -134,6 +178,12 @@ class Config(_Model):
             for backend in cluster.backends:
                 found.setdefault(backend.name, backend)
         return dict(sorted(found.items()))
+
+    def fallback_ports(self) -> dict[str, int]:
+        """The port that each VIP has at the fallback, by the VIP's name; empty if there is no fallback."""
+        if self.fallback is None:
+            return {}
+        return {vip.name: self.fallback.port + number for number, vip in enumerate(self.vips)}
 
 
 def load_config(path: str | Path) -> Config:

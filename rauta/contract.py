@@ -14,11 +14,17 @@ SHAPE_EXACT = 1 << 31  # of a host's shapes: it has exact paths
 FLOW_WAYS = 8  # entries of a set in the flow table
 MAX_BACKENDS = 4096
 MAX_CLUSTERS = 1024
+MAX_ROUTES = 4194303  # of all VIPs
+ROUTE_CLUSTER_BITS = 10  # of an entry of `struct path`: the cluster's index, below the route's number + 1
 MAX_VIPS = 64
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385  # map entries of SLOTS_PER_ENTRY slots each
 SLOTS_PER_ENTRY = 4
+LATENCY_FIRST_OCTAVE = 4  # of the latency histogram's buckets, four an octave: from 16 ns
+LATENCY_OCTAVES = 20
+LATENCY_BUCKETS = 80
 DIGEST_KEYS = 514  # of the digests of request heads
+ASK_VERSION = 1  # of what routers ask agents
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
 BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host
 

@@ -4,49 +4,93 @@
         router.attach("eth0")           clients and backends on one network (one-armed)
         router.attach("eth0", "eth1")   or on several: clients may come in on each, backends be behind each
 
-Everything is in the maps before the program is attached, so no packet meets a half-configured router.
+Everything is in the maps before the program is attached, so no packet meets a half-configured router. If the
+configuration has a fallback, an agent comes with it, which takes the fallback's connections to the proxy: start that
+first (rauta.fallback).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
-from rauta import loading, neighbours, offloads, tables
-from rauta.bpf import BpfObject, Map, MapType, XdpAttachment, XdpMode, attach_xdp
-from rauta.config import Cluster, Config
-from rauta.contract import FLOW_WAYS, MAGLEV_PACKED
+from rauta import asks, loading, neighbours, offloads, tables
+from rauta.agent import Agent
+from rauta.balancing import Balancer, reweighted
+from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
+from rauta.config import Config, Route
+from rauta.contract import FLOW_WAYS
 from rauta.errors import RautaError
 from rauta.keys import Keys
+from rauta.latency import Histogram
+from rauta.observation import Observation
 
-__all__ = ["Router"]
+__all__ = ["EventCounts", "RouteRequests", "Router"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
+_FALLBACK = "FALLBACK_"
+_FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
 _KEY_DRAWS = 8
+_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
+_DEFAULT_OBSERVATION = Observation()
+_CLASS = "CLASS_"
+
+
+@dataclass(frozen=True)
+class RouteRequests:
+    """The requests that went to a backend by one route of a VIP."""
+
+    vip: str
+    route: Route
+    requests: int
+
+
+@dataclass(frozen=True)
+class EventCounts:
+    """Packets whose turn it was to become events.
+
+    `told`: those that did, read or not; `limited`: too many for the rate; `lost`: those that found the buffer full.
+    """
+
+    told: int
+    limited: int
+    lost: int
 
 
 class Router(loading.Loaded):
-    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be."""
+    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be.
 
-    def __init__(self, obj: BpfObject, config: Config, keys: Keys) -> None:
+    `observation` is what it observes.
+    """
+
+    def __init__(self, obj: BpfObject, config: Config, keys: Keys, observation: Observation) -> None:
         """For `load`."""
         super().__init__(obj)
         self.config = config
+        self.observation = observation
         self.keys = keys
         self._attached = False
+        self._fallback_agent: Agent | None = None
 
     @classmethod
-    def load(cls, config: Config, keys: Keys) -> Self:
+    def load(cls, config: Config, keys: Keys, *, observation: Observation = _DEFAULT_OBSERVATION) -> Self:
         """Loads the program and fills its maps, but for the next hops, which `attach` looks up.
 
-        RautaError or LoadError say what the machine lacks, or what the verifier said.
+        `observation` says what is timed and told besides the counters, which there are always. RautaError or LoadError
+        say what the machine lacks, or what the verifier said.
         """
         content, keys = _hashed(config, keys)
-        router = cls(loading.open_object("ingress"), config, keys)
+        router = cls(loading.open_object("ingress"), config, keys, observation)
         try:
             router._set_constants()
+            asks.prepare(router.object, config)
+            observation.prepare(router.object)
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
@@ -63,6 +107,9 @@ class Router(loading.Loaded):
         of that one must be able to send for XDP (veth: its peer needs an XDP program, too). RautaError if there is no
         such interface, a backend cannot be reached through any of them, or this router is attached already; AttachError
         if the kernel refuses. Then it is attached nowhere.
+
+        A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
+        that takes what every agent takes (Linux 6.9, tcp_syncookies).
         """
         tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
         if self._attached:
@@ -72,6 +119,8 @@ class Router(loading.Loaded):
         indices = {loading.interface_index(interface): interface for interface in interfaces}
         self._fill_backends(list(indices))
         with ExitStack() as undo:
+            if self.config.fallback is not None:
+                self._attach_fallback(list(indices), undo)
             attachments = tuple(self._attach_one(index, name, mode, undo) for index, name in indices.items())
             self._undo_here(undo.pop_all().close)
         self._attached = True
@@ -84,11 +133,90 @@ class Router(loading.Loaded):
             undo.enter_context(offloads.gro_off(interface))
         return attachment
 
+    def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
+        """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
+
+        When this returns, new connections go by the new weights, and none to a backend of weight 0; connections that
+        there are stay where they are. `rauta.maglev` says which of the table's slots change hands. RautaError if there
+        is no such cluster or backend, or a weight is none; then nothing has changed.
+        """
+        number, before, after = reweighted(self.config, cluster, weights)
+        self._balancer().replace(number, before, after)
+        clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
+        self.config = self.config.model_copy(update={"clusters": clusters})
+
+    def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
+        """The fallback's place among the backends, and its agent."""
+        backends = self.config.backends().values()
+        address = neighbours.own_address(interfaces[0], (backend.address for backend in backends))
+        agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address))
+        for interface in interfaces:
+            agent.attach(socket.if_indextoname(interface))
+        entry = tables.local_backend_entry(address)
+        self.object.maps["backends"].update(tables.fallback_index(self.config), entry)
+        self._fallback_agent = agent
+        undo.callback(self._forget_fallback)
+
+    def _forget_fallback(self) -> None:
+        self._fallback_agent = None
+
+    @property
+    def fallback_agent(self) -> Agent | None:
+        """The agent on this host that brings the fallback its connections, while there is one."""
+        return self._fallback_agent
+
+    @property
+    def fast_path_share(self) -> float | None:
+        """How many of the connections that said something were routed here, and not handed to the fallback: 0 to 1.
+
+        By their first requests. None before the first one. What the router answered itself counts as neither.
+        """
+        counters = self.counters()
+        routed, handed = counters["ROUTED_FIRST"], sum(counters[reason] for reason in _handed_over(counters))
+        return routed / (routed + handed) if routed + handed else None
+
     @property
     def requests_routed(self) -> int:
         """Requests that went to a backend: the first ones of connections, and later ones."""
         counters = self.counters()
         return sum(counters[verdict] for verdict in _ROUTED)
+
+    def counters_by_vip(self) -> dict[str, dict[str, int]]:
+        """The same as `counters` by the name of the VIP that packets were for.
+
+        What is passed, and fragments, which name no port, are for none: they are under the name "".
+        """
+        names = ("", *(vip.name for vip in self.config.vips))
+        return {name: self._counted(vip) for vip, name in enumerate(names)}
+
+    def requests_by_route(self) -> list[RouteRequests]:
+        """How many requests were routed by each route, first and later ones, in the order of the configuration."""
+        routes = [(vip.name, route) for vip in self.config.vips for route in vip.routes]
+        counts = [sum(per_cpu) for _, per_cpu in self.object.maps["route_requests"].items_batch()]
+        return [RouteRequests(vip, route, requests) for (vip, route), requests in zip(routes, counts, strict=False)]
+
+    def latency(self) -> dict[str, Histogram]:
+        """How long the program took, by what became of the packet: a sample, see `Observation.latency_one_in`.
+
+        The classes are passed, dropped, answered, routed, forwarded and fallback (`enum verdict_class`).
+        """
+        return {name: Histogram.of_cpus(per_cpu) for name, per_cpu in self._by_class("latency")}
+
+    def event_counts(self) -> dict[str, EventCounts]:
+        """How many packets became events, by class as in `latency`, and how many might have; all 0 where it is off."""
+        return {
+            name: EventCounts(*(sum(cpu[field] for cpu in per_cpu) for field in ("told", "limited", "lost")))
+            for name, per_cpu in self._by_class("event_states")
+        }
+
+    def _by_class(self, name: str) -> Iterator[tuple[str, Any]]:
+        """The entries of a map by the names of `enum verdict_class`."""
+        classes = self.object.btf.enum("verdict_class")
+        names = {number: name.removeprefix(_CLASS).lower() for name, number in classes.items()}
+        return ((names[number], value) for number, value in self.object.maps[name].items_batch())
+
+    def _vips(self) -> int:
+        return len(self.config.vips)
 
     def _counts(self, verdict: str) -> bool:
         return loading.is_router_verdict(verdict)
@@ -101,28 +229,25 @@ class Router(loading.Loaded):
         self.object.rodata["flow_sets"] = _flow_sets(self.config)
         self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
         self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)
+        self.object.rodata["tick_ms"] = math.ceil(time.clock_getres(_MONOTONIC_COARSE) * 1000)
 
     def _size_maps(self, content: tables.RouterTables) -> None:
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
+        self.object.maps["route_requests"].set_max_entries(max(1, sum(len(vip.routes) for vip in self.config.vips)))
         for name, entries in (("hosts", content.hosts), ("paths", content.paths)):
             self.object.maps[name].set_max_entries(2 * len(entries) + _SPARE_ENTRIES)
 
     def _fill_maps(self, content: tables.RouterTables) -> None:
         maps = self.object.maps
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
+        maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
-        indices = tables.backend_indices(self.config)
-        for index, cluster in enumerate(self.config.clusters):
-            self._put_cluster(index, cluster, indices)
+        self._balancer().fill(self.config.clusters)
         maps["vips"].update_batch(content.vips)
 
-    def _put_cluster(self, index: int, cluster: Cluster, indices: dict[str, int]) -> None:
-        """Replaces a cluster's Maglev table as a whole."""
-        size = self.object.btf.struct("maglev_slots").size
-        with Map.create(MapType.ARRAY, "maglev", 4, size, MAGLEV_PACKED) as table:
-            table.update_batch(tables.maglev_entries(cluster, indices))
-            self.object.maps["clusters"].update(index, table)
+    def _balancer(self) -> Balancer:
+        return Balancer(self.object.maps["clusters"], tables.backend_indices(self.config))
 
     def _fill_backends(self, interfaces: Sequence[int]) -> None:
         """Where there is only one interface, packets leave as they came: the program need not compare."""
@@ -137,6 +262,11 @@ class Router(loading.Loaded):
             value = tables.backend_entry(backend, hop.mac, interface=interface, source=sources[hop.interface])
             entries.append((indices[name], value))
         self.object.maps["backends"].update_batch(entries)
+
+
+def _handed_over(counters: Mapping[str, int]) -> list[str]:
+    """The verdicts on the first data of connections that the fallback gets: its reasons."""
+    return [name for name in counters if name.startswith(_FALLBACK) and name not in _FALLBACK_LATER]
 
 
 def _flow_sets(config: Config) -> int:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import count
 from typing import Any, TypeAlias
 
-from rauta import maglev, paths
-from rauta.config import Backend, Cluster, Config, Route, Vip
+from rauta import paths
+from rauta.config import Backend, Config, Route, Vip
 from rauta.contract import (
+    BACKEND_LOCAL,
     MAGLEV_PACKED,
+    MAGLEV_SLOTS,
     NO_BACKEND,
+    ROUTE_CLUSTER_BITS,
     SHAPE_EXACT,
     SLOTS_PER_ENTRY,
     HostKind,
@@ -33,14 +37,23 @@ from rauta.keys import CookieKeys
 __all__ = [
     "Entry",
     "HashCollision",
+    "Holder",
     "RouterTables",
+    "address",
+    "ask_keys_entry",
     "backend_entry",
     "backend_indices",
     "be16",
     "be32",
     "cookie_keys_entry",
-    "maglev_entries",
+    "fallback_index",
+    "fallback_services",
+    "holders",
+    "local_backend_entry",
+    "maglev_table",
+    "maglev_values",
     "path_hash",
+    "path_route",
     "router_tables",
     "services",
     "vip_key",
@@ -50,11 +63,13 @@ __all__ = [
 Entry: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
 """A key and a value."""
 
+_Numbered: TypeAlias = tuple[int, Route]
+"""A route and its number."""
+
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD_BITS = (1 << 64) - 1
 _WORD_BYTES = 8
-_SLOT_BYTES = 2
-_NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET}
+_NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET, "fallback": NoRouteAnswer.FALLBACK}
 
 
 class HashCollision(RautaError):
@@ -79,6 +94,11 @@ class RouterTables:
 def be32(address: IPv4Address) -> int:
     """An address as the __be32 that contract.h keeps: 198.18.0.1 is 0x010012c6 on a little-endian machine."""
     return int.from_bytes(address.packed, sys.byteorder)
+
+
+def address(value: int) -> IPv4Address:
+    """The address that a __be32 of contract.h stands for."""
+    return IPv4Address(value.to_bytes(4, sys.byteorder))
 
 
 def be16(port: int) -> int:
@@ -122,15 +142,16 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
     """The entries of `vips`, `hosts` and `paths`. HashCollision if two of them would be one under this key.
 
     VIPs are numbered from 1 in the file's order, and so are hosts over all VIPs; a VIP's routes without a host count
-    as one host. A cluster's index is its place in the file; routes hold it plus 1.
+    as one host. Routes are numbered from 0 over all VIPs; a cluster's index is its place in the file.
     """
     tables = RouterTables()
     clusters = {cluster.name: index for index, cluster in enumerate(config.clusters)}
-    host_ids = count(1)
+    host_ids, numbers = count(1), count()
+    fallback = 0 if config.fallback is None else fallback_index(config) + 1
     for vip_id, vip in enumerate(config.vips, start=1):
-        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0}
-        for host, routes in _by_host(vip).items():
-            host_id, shapes = next(host_ids), _shapes(routes)
+        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0, "fallback": fallback}
+        for host, numbered in _by_host(vip, numbers).items():
+            host_id, shapes = next(host_ids), _shapes(route for _, route in numbered)
             if host is None:
                 value |= {"any_host": host_id, "any_host_shapes": shapes}
             else:
@@ -140,7 +161,7 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
                     value["wildcards"] |= 1 << name.count(".")
                 key = {"hash": words_hash(route_key, name), "vip": vip_id, "length": len(name), "kind": int(kind)}
                 tables.hosts.append((key, {"id": host_id, "shapes": shapes, "name": name.encode()}))
-            tables.paths.extend(_path_entries(routes, host_id, clusters, route_key))
+            tables.paths.extend(_path_entries(numbered, host_id, clusters, route_key))
         tables.vips.append((vip_key(vip.address, vip.port), value))
     tables.vips.extend((vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in config.vips))
     _check_unique(tables.hosts, "host names", "name")
@@ -148,15 +169,20 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
     return tables
 
 
-def _by_host(vip: Vip) -> dict[str | None, list[Route]]:
-    """A VIP's routes by their host name, None for any; hosts in the file's order."""
-    routes: dict[str | None, list[Route]] = {}
-    for route in vip.routes:
-        routes.setdefault(route.host, []).append(route)
+def path_route(number: int, cluster: int) -> int:
+    """What `struct path` says of a route with that number to the cluster with that index; 0 would be none."""
+    return (number + 1) << ROUTE_CLUSTER_BITS | cluster
+
+
+def _by_host(vip: Vip, numbers: Iterator[int]) -> dict[str | None, list[_Numbered]]:
+    """A VIP's routes, numbered, by their host name, None for any; hosts in the file's order."""
+    routes: dict[str | None, list[_Numbered]] = {}
+    for route, number in zip(vip.routes, numbers, strict=False):  # in this order: no number is taken in vain
+        routes.setdefault(route.host, []).append((number, route))
     return routes
 
 
-def _shapes(routes: list[Route]) -> int:
+def _shapes(routes: Iterable[Route]) -> int:
     """Bit d is set if a prefix of d segments is among the routes ("/" has none), SHAPE_EXACT if an exact path is."""
     shapes = 0
     for route in routes:
@@ -167,19 +193,21 @@ def _shapes(routes: list[Route]) -> int:
     return shapes
 
 
-def _path_entries(routes: list[Route], host: int, clusters: Mapping[str, int], route_key: int) -> Iterator[Entry]:
+def _path_entries(
+    routes: Iterable[_Numbered], host: int, clusters: Mapping[str, int], route_key: int
+) -> Iterator[Entry]:
     """One entry for each path of a host; routes that differ in their method only share it."""
     by_path: dict[tuple[PathKind, str], list[int]] = {}
-    for route in routes:
+    for number, route in routes:
         kind = PathKind.EXACT if route.exact is not None else PathKind.PREFIX
         by_method = by_path.setdefault((kind, route.path), [0] * len(Method))
-        by_method[Method[route.method or "ANY"]] = clusters[route.cluster] + 1
+        by_method[Method[route.method or "ANY"]] = path_route(number, clusters[route.cluster])
     for (kind, path), by_method in by_path.items():
         text = "" if (kind, path) == (PathKind.PREFIX, "/") else path
         hash = path_hash(route_key, text)
         yield (
             {"hash": hash, "host": host, "length": len(text), "kind": int(kind)},
-            {"cluster": by_method, "path": text.encode()},
+            {"route": by_method, "path": text.encode()},
         )
 
 
@@ -210,19 +238,27 @@ def backend_entry(backend: Backend, next_hop: bytes, *, interface: int = 0, sour
     return {"address": be32(backend.address), "next_hop": next_hop, "source": source, "interface": interface}
 
 
-def maglev_entries(cluster: Cluster, indices: Mapping[str, int]) -> list[tuple[int, bytes]]:
-    """A cluster's Maglev table as the entries of its inner map: number, `struct maglev_slots` as bytes.
+def fallback_index(config: Config) -> int:
+    """The fallback's index in the map `backends`: behind all others."""
+    return len(config.backends())
 
-    Slot s is the 16-bit integer s % 4 of entry s // 4; what is left over in the last entry is NO_BACKEND.
+
+def local_backend_entry(address: IPv4Address) -> dict[str, Any]:
+    """The value of the fallback in the map `backends`: this very host, under the address that its agent answers for."""
+    return {"address": be32(address), "interface": BACKEND_LOCAL}
+
+
+def maglev_values(table: array[int]) -> bytes:
+    """A Maglev table as the values of its inner map, `struct maglev_slots`, side by side.
+
+    Slot s is the 16-bit integer s % 4 of value s // 4; what is left over in the last one is NO_BACKEND.
     """
-    table = maglev.build_table({backend.name: backend.weight for backend in cluster.backends})
-    index_of = [indices[name] for name in sorted(backend.name for backend in cluster.backends)]
-    for slot, place in enumerate(table):
-        if place != NO_BACKEND:
-            table[slot] = index_of[place]
-    table.extend([NO_BACKEND] * (MAGLEV_PACKED * SLOTS_PER_ENTRY - len(table)))
-    packed, size = table.tobytes(), SLOTS_PER_ENTRY * _SLOT_BYTES
-    return [(entry, packed[entry * size : (entry + 1) * size]) for entry in range(MAGLEV_PACKED)]
+    return (table + array("H", [NO_BACKEND] * (MAGLEV_PACKED * SLOTS_PER_ENTRY - len(table)))).tobytes()
+
+
+def maglev_table(values: bytes) -> array[int]:
+    """The Maglev table that an inner map holds."""
+    return array("H", values)[:MAGLEV_SLOTS]
 
 
 # ---- keys and agents ------------------------------------------------------------------------------------
@@ -231,6 +267,33 @@ def maglev_entries(cluster: Cluster, indices: Mapping[str, int]) -> list[tuple[i
 def cookie_keys_entry(keys: CookieKeys) -> dict[str, Any]:
     """The one value of the map `cookie_keys`."""
     return {"key": [list(key) for key in keys.by_epoch], "epoch": keys.epoch}
+
+
+def ask_keys_entry(keys: CookieKeys) -> dict[str, Any]:
+    """The one value of the map `ask_keys`."""
+    return {"key": [list(key) for key in keys.ask_keys]}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A host that may hold connections of a VIP: its address, and the index of a backend there."""
+
+    address: IPv4Address
+    index: int
+
+
+def holders(config: Config) -> dict[tuple[int, int], list[Holder]]:
+    """By a VIP's address and port as they stand in memory: each host once that its routes lead to, drained ones too."""
+    indices = backend_indices(config)
+    clusters = {cluster.name: cluster.backends for cluster in config.clusters}
+    found = {}
+    for vip in config.vips:
+        names = dict.fromkeys(route.cluster for route in vip.routes)
+        hosts: dict[IPv4Address, int] = {}
+        for backend in (backend for name in names for backend in clusters[name]):
+            hosts.setdefault(backend.address, indices[backend.name])
+        found[be32(vip.address), be16(vip.port)] = [Holder(address, index) for address, index in hosts.items()]
+    return found
 
 
 def services(config: Config, backend_name: str) -> list[Entry]:
@@ -256,3 +319,31 @@ def services(config: Config, backend_name: str) -> list[Entry]:
         for vip in config.vips
         for port in {local_ports[route.cluster] for route in vip.routes if route.cluster in local_ports}
     ]
+
+
+def fallback_services(config: Config, address: IPv4Address) -> list[Entry]:
+    """The entries of `services` for the router's own host: each VIP, and its port at the fallback on that address.
+
+    RautaError if the configuration has no fallback, or uses that address for something else.
+    """
+    tried = "setting up the fallback"
+    if config.fallback is None:
+        raise RautaError(tried, "the configuration has no `fallback`", "Add `fallback: {port: 8000}`, or another port.")
+    if taken := _part_of(config, address):
+        raise RautaError(tried, f"the router's address {address} is {taken}", "Give the router an address of its own.")
+    ports = config.fallback_ports()
+    return [
+        (vip_key(vip.address, vip.port), {"address": be32(address), "port": be16(ports[vip.name])})
+        for vip in config.vips
+    ]
+
+
+def _part_of(config: Config, address: IPv4Address) -> str:
+    """What else a configuration uses an address for; empty if nothing."""
+    for vip in config.vips:
+        if vip.address == address:
+            return f"the VIP {vip.name}"
+    for name, backend in config.backends().items():
+        if backend.address == address:
+            return f"the backend {name}"
+    return "in encapsulation.source" if address in config.encapsulation.source else ""

@@ -25,8 +25,10 @@ from lab.measure.replay import on_one_cpu
 from lab.samples import Better, Quantity, Sample
 from lab.statistics import median
 from rauta import tables
-from rauta.bpf import BpfObject, Map, MapType, run_time_stats
-from rauta.contract import MAGLEV_PACKED, MAGLEV_SLOTS
+from rauta.balancing import Balancer
+from rauta.bpf import BpfObject, run_time_stats
+from rauta.contract import MAGLEV_SLOTS
+from rauta.maglev import Table
 
 OBJECT = REPOSITORY / "lab" / "objects" / "lookup.bpf.o"
 MULTIPLIER, INCREMENT, WORD = 6364136223846793005, 1442695040888963407, (1 << 64) - 1
@@ -93,16 +95,13 @@ class Lookup(BaseModel):
         obj.rodata["lookups"] = self.lookups
         obj.rodata["hot"] = int(self.hot)
         obj.load()
-        entries = tables.maglev_entries(config.clusters[0], tables.backend_indices(config))
-        size = obj.btf.struct("maglev_slots").size
-        with Map.create(MapType.ARRAY, "maglev", 4, size, MAGLEV_PACKED) as table:
-            table.update_batch(entries)
-            obj.maps["clusters"].update(0, table)
-        _prove(obj, memoryview(b"".join(packed for _, packed in entries)).cast("H"), self)
+        balancer = Balancer(obj.maps["clusters"], tables.backend_indices(config))
+        balancer.fill(config.clusters[:1])
+        _prove(obj, balancer.table(0), self)
         return LookupInstrument(self, obj)
 
 
-def _prove(obj: BpfObject, slots: memoryview[int], model: Lookup) -> None:
+def _prove(obj: BpfObject, slots: Table, model: Lookup) -> None:
     """Walk once, from 0, and the same in Python. LabError if the program looks up something else."""
     obj.programs["with_lookup"].test_run(PACKET)
     seen = obj.maps["walks"].lookup(0)

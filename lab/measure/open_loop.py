@@ -97,6 +97,11 @@ class OpenLoop(Load):
         return f"open_loop {source_revision(SOURCE)}"
 
     @property
+    def patience(self) -> float | None:
+        """Seconds until a request is given up, and what is under way at the end; None: as the generator sees fit."""
+        return None
+
+    @property
     def depends_on(self) -> Sequence[str]:
         """The measure that the rate is a share of."""
         match = _SHARE.fullmatch(self.rate) if isinstance(self.rate, str) else None
@@ -150,6 +155,7 @@ class OpenLoopInstrument:
 
     def _run(self, rate: float, to: tuple[Any, int], scale: int, number: int, client: Host) -> dict[str, Any]:
         model = self.model
+        patience = {} if model.patience is None else {"timeout": model.patience, "drain": model.patience}
         return generate(
             client,
             to,
@@ -164,6 +170,7 @@ class OpenLoopInstrument:
             host=model.host,
             path=model.path,
             body=model.body,
+            **patience,
         )
 
 

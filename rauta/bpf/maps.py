@@ -16,12 +16,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from ctypes import byref, c_uint32
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -89,6 +92,7 @@ _INDEXED = _VALUE_ARRAYS | {
     MapType.XSKMAP,
     MapType.REUSEPORT_SOCKARRAY,
 }
+_OF_MAPS = {MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS}
 _DESCRIPTORS = {MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY}
 _INDEX = IntLayout("__u32", 4)
 _NO_BATCH = {-errno.EINVAL, -errno.EOPNOTSUPP, -_lib.ENOTSUPP}  # kernels before 5.6, and map types without it
@@ -230,6 +234,17 @@ class Map:
         made._finalizer = weakref.finalize(made, os.close, made._fd)
         return made
 
+    @classmethod
+    def by_id(cls, id: int, type: MapType, name: str, key_size: int, value_size: int, max_entries: int) -> Self:
+        """A map that the kernel has already, by its id, for instance an inner map by what its outer map says.
+
+        Everything but the id must be as it was when the map was made. The caller closes it. BpfError if it is gone.
+        """
+        found = cls(name, MapType(type), key_size, value_size, max_entries)
+        found._fd = _lib.check(_lib.libbpf().bpf_map_get_fd_by_id(id), f"opening map {id}, '{name}'")
+        found._finalizer = weakref.finalize(found, os.close, found._fd)
+        return found
+
     def __repr__(self) -> str:
         return f"<Map {self.name!r} {self.type.name} {self.max_entries} entries>"
 
@@ -257,6 +272,11 @@ class Map:
         if self._finalizer is not None:
             self._finalizer()
             self._fd = -1
+
+    def memory(self) -> int:
+        """Bytes that the kernel holds for the map now, with the maps that a map of maps leads to."""
+        inner = _inner_maps(self) if self.type in _OF_MAPS else ()
+        return _memory_of(self.fd, self.name) + sum(inner)
 
     def set_max_entries(self, count: int) -> None:
         """Sizes the map; only before the object is loaded."""
@@ -379,6 +399,22 @@ class Map:
         keys = list(self._raw_keys()) if self.type in _DESCRIPTORS else self._all_raw_keys()
         self._delete_raw(b"".join(keys), len(keys))
 
+    # ---- all of an array, as bytes ---------------------------------------------------------------------
+
+    def read_array(self) -> bytes:
+        """The values of an array side by side, from the first to the last."""
+        return b"".join(values[: count * self._value.size] for _, values, count in self._raw_batches())
+
+    def write_array(self, values: bytes) -> None:
+        """Sets all values of an array in one system call. ValueError if these are not as many bytes as it holds."""
+        if len(values) != self.max_entries * self._value.size:
+            raise ValueError(f"{self!r} holds {self.max_entries * self._value.size} bytes, not {len(values)}")
+        count = c_uint32(self.max_entries)
+        _lib.check(
+            _lib.libbpf().bpf_map_update_batch(self.fd, _indices(self.max_entries), values, byref(count), None),
+            f"setting all of map '{self.name}'",
+        )
+
     # ---- bytes -----------------------------------------------------------------------------------------
 
     def _packed(self, layout: Layout, role: str, value: Value) -> bytes:
@@ -467,6 +503,34 @@ class Map:
                 return "The key is not there, and BPF_EXIST says only to replace."
             case _:
                 return ""
+
+
+def _memory_of(fd: int, name: str) -> int:
+    """What the kernel says about a descriptor of a map (kernel/bpf/syscall.c, bpf_map_show_fdinfo)."""
+    for line in Path(f"/proc/thread-self/fdinfo/{fd}").read_text().splitlines():
+        field, _, value = line.partition(":")
+        if field == "memlock":
+            return int(value)
+    raise BpfError(f"measuring map '{name}'", "the kernel does not say what memory it takes", "Mount /proc.")
+
+
+def _inner_maps(outer: Map) -> Iterator[int]:
+    """The memory of each map in a map of maps, however often it is in there."""
+    for id in {id for _, id in outer.items()}:
+        fd = _lib.libbpf().bpf_map_get_fd_by_id(id)
+        if fd == -errno.ENOENT:  # replaced since it was looked up
+            continue
+        _lib.check(fd, f"measuring map {id} in '{outer.name}'")
+        try:
+            yield _memory_of(fd, outer.name)
+        finally:
+            os.close(fd)
+
+
+@functools.lru_cache(maxsize=4)
+def _indices(count: int) -> bytes:
+    """The keys of an array of that many entries, side by side. Many arrays of one size are filled one by one."""
+    return array("I", range(count)).tobytes()
 
 
 class _NoBatch(Exception):

@@ -1,4 +1,4 @@
-"""The client's wire: everything that passes on it, and segments that no TCP of the client's would send.
+"""The client's wire: everything that passes on it, segments that no TCP of the client's would send, and lost ones.
 
 A capture is a packet socket (packet(7)) in the client's namespace. Forged and replayed packets are sent through a raw
 socket (raw(7)), which takes a whole IPv4 packet and leaves the next hop to the kernel.
@@ -14,7 +14,9 @@ from ipaddress import IPv4Address
 
 from scapy.layers.inet import IP, TCP
 
+from lab import links
 from lab.topology import Host
+from rauta.bpf import BpfObject, attach_tc
 
 ETHERNET_HEADER = 14
 ETH_P_ALL = 0x0003
@@ -25,6 +27,8 @@ SO_RCVBUFFORCE = 33
 """include/uapi/asm-generic/socket.h; Python has no name for it"""
 CAPTURE_BYTES = 32 << 20
 LARGEST_PACKET = 1 << 16
+FRAGMENT = 0x3FFF
+"""more fragments, or an offset"""
 
 Endpoint = tuple[IPv4Address, int]
 
@@ -49,20 +53,34 @@ class Packet:
 
 
 class Capture:
-    """The TCP segments that a host has sent and received since this began."""
+    """The TCP segments that a host has sent and received since this began, and its IPv4 packets of any protocol."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._packets: list[Packet] = []
+        self._ipv4: list[bytes] = []
 
     def packets(self) -> list[Packet]:
-        """All of them, in the order in which they passed."""
+        """All segments, in the order in which they passed."""
+        self._read()
+        return list(self._packets)
+
+    def ipv4(self, protocol: int) -> list[bytes]:
+        """All packets of a protocol, in either direction, from the IPv4 header on."""
+        self._read()
+        return [packet for packet in self._ipv4 if packet[9] == protocol]
+
+    def _read(self) -> None:
         while True:
             try:
                 frame, (_, _, kind, *_) = self._sock.recvfrom(LARGEST_PACKET + ETHERNET_HEADER)
             except BlockingIOError:
-                return list(self._packets)
-            if kind in (PACKET_HOST, PACKET_OUTGOING) and _is_tcp(frame):
+                return
+            if kind not in (PACKET_HOST, PACKET_OUTGOING) or frame[12:14] != ETH_P_IP:
+                continue
+            length = int.from_bytes(frame[16:18], "big")
+            self._ipv4.append(frame[ETHERNET_HEADER : ETHERNET_HEADER + length])
+            if _is_tcp(frame):
                 self._packets.append(_segment(frame, outgoing=kind == PACKET_OUTGOING))
 
     def sent(self) -> list[Packet]:
@@ -88,7 +106,9 @@ def capture(host: Host) -> Iterator[Capture]:
 
 
 def _is_tcp(frame: bytes) -> bool:
-    return frame[12:14] == ETH_P_IP and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
+    """Whether an IPv4 frame has a whole segment: of fragments, hardly one has all of the TCP header."""
+    whole = not int.from_bytes(frame[20:22], "big") & FRAGMENT
+    return whole and frame[ETHERNET_HEADER + 9] == socket.IPPROTO_TCP
 
 
 def _segment(frame: bytes, *, outgoing: bool) -> Packet:
@@ -122,3 +142,34 @@ def send(host: Host, packet: bytes) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     with sock:
         sock.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+
+
+class Loser:
+    """What loses a segment on its way to a host."""
+
+    def __init__(self, program: BpfObject) -> None:
+        self._program = program
+
+    def lose(self, number: int) -> None:
+        """Of the segments with data that come in from now on, lose the one with this number, counted from 1."""
+        self._program.maps["chosen"].update(0, number)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the one that was chosen last is gone."""
+        return self._program.maps["chosen"].lookup(0) == 0
+
+
+@contextmanager
+def losing(host: Host) -> Iterator[Loser]:
+    """Let a host lose segments that come in; a capture still hears them."""
+    with BpfObject.open(links.PROGRAM) as program:
+        program.load()
+        chosen = program.programs["link_lose_segment"]
+        with host.entered():
+            attached = attach_tc(socket.if_nametoindex(host.interface), chosen, "ingress")
+        try:
+            yield Loser(program)
+        finally:
+            with host.entered():
+                attached.detach()

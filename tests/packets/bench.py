@@ -1,8 +1,8 @@
 """The compiled programs on the bench: loaded, filled from the oracle, run on one packet at a time.
 
-Each run asserts the return code, every byte of the output, and that exactly one verdict counter grew, by one. The world
-they route in is fixed: the VIPs, clusters and backends below. Tests change it through the bench (`route`, `put_flow`,
-`retire`), which the fixtures of conftest.py put back.
+Each run asserts the return code, every byte of the output, and that exactly one verdict counter grew, by one, and that
+of the right VIP. The world they route in is fixed: the VIPs, clusters and backends below. Tests change it through the
+bench (`route`, `put_flow`, `retire`), which the fixtures of conftest.py put back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, SupportsBytes
 
@@ -18,12 +18,14 @@ from packets import frames, oracle
 from packets.frames import VIP, VIP_PORT, Backend, Connection, Segment
 from packets.oracle import Route, Vip
 from rauta import loading, namespaces
-from rauta.bpf import BpfObject, Map, MapType, skb_context
+from rauta.bpf import BpfObject, Map, MapType, skb_context, skb_fields
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
+TC_ACT_REDIRECT = 7
 FLOW_SETS = 16
+CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
 
 CLUSTERS: dict[str, dict[str, int]] = {
@@ -65,25 +67,51 @@ class Bench:
         obj.maps["cookie_keys"].update(0, {"key": [list(key) for key in oracle.COOKIE_KEYS], "epoch": 0})
 
     def counters(self) -> list[int]:
-        """The counters by number, over all CPUs."""
-        return [sum(per_cpu) for _, per_cpu in sorted(self.object.maps["verdicts"].items_batch())]
+        """The counters by number, over all VIPs and CPUs."""
+        return [sum(one) for one in zip(*(cpu for row in self.rows() for cpu in row), strict=True)]
+
+    def rows(self) -> list[list[list[int]]]:
+        """The counters by VIP, CPU and number."""
+        rows = sorted(self.object.maps["verdicts"].items_batch())
+        return [[cpu["packets"] for cpu in row] for _, row in rows]
 
     @contextmanager
-    def counting(self, verdict: str) -> Iterator[None]:
-        """Asserts that of all counters just this one grows, by one."""
-        before = self.counters()
+    def counting(self, verdict: str, vips: Collection[int]) -> Iterator[None]:
+        """Asserts that of all counters just this one grows, by one, and that it is one of those VIPs'."""
+        before = self.rows()
         yield
-        assert self.grown(before) == {verdict: 1}
+        grown = self.grown_by_vip(before)
+        assert grown in [{(vip, verdict): 1} for vip in vips]
 
     def grown(self, before: Sequence[int]) -> dict[str, int]:
         """By how much which counters differ from what they were; a number without a name is its own name."""
-        names = {number: name for name, number in self.verdicts.items()}
         now = self.counters()
-        return {names.get(n, str(n)): now[n] - old for n, old in enumerate(before) if now[n] != old}
+        return {self._name(n): now[n] - old for n, old in enumerate(before) if now[n] != old}
+
+    def grown_by_vip(self, before: Sequence[list[list[int]]]) -> dict[tuple[int, str], int]:
+        """The same of what `rows` gave, and by the number of the VIP."""
+        changed = [
+            (vip, map(sum, zip(*old, strict=True)), map(sum, zip(*now, strict=True)))
+            for vip, (old, now) in enumerate(zip(before, self.rows(), strict=True))
+            if old != now
+        ]
+        return {
+            (vip, self._name(n)): now - old
+            for vip, olds, nows in changed
+            for n, (old, now) in enumerate(zip(olds, nows, strict=True))
+            if old != now
+        }
+
+    def _name(self, verdict: int) -> str:
+        return next((name for name, number in self.verdicts.items() if number == verdict), str(verdict))
+
+    def counted_for(self, frame: bytes, verdict: str) -> Collection[int]:
+        """Whose counter a verdict on a frame may be: the number of a VIP, or 0."""
+        return (0,)
 
     def run(self, program: str, frame: SupportsBytes, verdict: str, ctx: bytes | None = None) -> tuple[int, bytes]:
         """Runs a program once: return code and output. Fails unless it ends in that verdict and no other."""
-        with self.counting(verdict):
+        with self.counting(verdict, self.counted_for(bytes(frame), verdict)):
             done = self.object.programs[program].test_run(bytes(frame), ctx=ctx)
         return done.retval, done.data
 
@@ -91,10 +119,18 @@ class Bench:
 class Router(Bench):
     """`rauta_ingress`, and what its maps hold."""
 
-    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0") -> None:
-        """Loads the program; encapsulated packets come from that network."""
+    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0", **constants: int) -> None:
+        """Loads the program; encapsulated packets come from that network.
+
+        With other `constants` of the object than it has by itself, all its programs are loaded, also those that are
+        left out by default.
+        """
         self.outer = (outer_network, outer_mask)
         obj = loading.open_object("ingress")
+        for name, value in constants.items():
+            obj.rodata[name] = value
+        for program in obj.programs.values() if constants else ():
+            program.set_autoload(True)
         obj.rodata["route_key"], obj.rodata["flow_key"] = oracle.ROUTE_KEY, oracle.FLOW_KEY
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
@@ -192,6 +228,16 @@ class Router(Bench):
 
     # ---- runs ------------------------------------------------------------------------------------------
 
+    def counted_for(self, frame: bytes, verdict: str) -> Collection[int]:
+        """The VIP that the frame is for; 0 if it is passed, a fragment, or cut short.
+
+        An ICMP error may be dropped before it is known which VIP it is about.
+        """
+        if verdict.startswith("PASS_") or verdict == "DROP_FRAGMENT":
+            return (0,)
+        numbers = [value["id"] for key, value in self.object.maps["vips"].items() if key == oracle.named_vip(frame)]
+        return (0, *numbers) if verdict == "DROP_ICMP" or not numbers else numbers
+
     def passes(self, frame: SupportsBytes, verdict: str) -> None:
         """To the kernel, unchanged."""
         assert self.run("rauta_ingress", frame, verdict) == (XDP_PASS, bytes(frame))
@@ -259,6 +305,10 @@ class Router(Bench):
         """Back to the client, as an HTTP answer that also closes."""
         self.sends(segment, verdict, frames.answer_to(segment, status))
 
+    def finds_too_big(self, segment: Segment) -> None:
+        """Back to the client, as an ICMP error: it has no room for the outer header."""
+        self.sends(segment, "TX_TOO_BIG", frames.too_big(segment))
+
     def opens(self, segment: Segment, cluster: str) -> None:
         """The first request of its connection, to the backend of the cluster that Maglev names."""
         backend, cookie = self.backend_of(cluster, segment.connection), segment.ack - 1 & 0xFFFFFFFF
@@ -268,13 +318,38 @@ class Router(Bench):
 class Agent(Bench):
     """`rauta_agent_ingress` and `rauta_agent_egress` of one backend, in a network namespace without any socket."""
 
-    def __init__(self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]]) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port."""
+    def __init__(
+        self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]], **constants: int
+    ) -> None:
+        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object."""
         obj = loading.open_object("agent")
+        for name, value in constants.items():
+            obj.rodata[name] = value
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
+        obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
+        obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
         super().__init__(obj)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))
+
+    def reset(self) -> None:
+        """Has it forget all connections."""
+        for name in ("mappings", "consumed"):
+            self.object.maps[name].clear()
+
+    def consumed(self) -> list[int]:
+        """The fingerprints of the connections that have had their socket, in ascending order."""
+        sets = [one for _, one in self.object.maps["consumed"].items()]
+        return sorted(fingerprint for one in sets for fingerprint in one["fingerprint"] if fingerprint)
+
+    def consume(self, four: oracle.Tuple, connection: Connection) -> None:
+        """Has the agent know that a connection has had its socket."""
+        fingerprint = oracle.fingerprint(four, connection.isn, connection.cookie)
+        number = oracle.consumed_place(fingerprint, CONSUMED_SETS)
+        its_set = self.object.maps["consumed"].lookup(number)
+        its_set["fingerprint"][its_set["hand"] % oracle.CONSUMED_WAYS] = fingerprint
+        its_set["hand"] += 1
+        self.object.maps["consumed"].update(number, its_set)
 
     def mapping(self, four: oracle.Tuple) -> dict[str, Any] | None:
         """What the map `mappings` holds for a tuple with the local address and port."""
@@ -298,6 +373,16 @@ class Agent(Bench):
         code, output = self.run(f"rauta_agent_{direction}", frame, verdict, ctx)
         assert code in TC_PASSES
         assert output.hex(" ") == bytes(expected).hex(" ")
+
+    def goes_round(
+        self, frame: SupportsBytes, verdict: str, expected: SupportsBytes, *, marked: int = 0, mark: int
+    ) -> None:
+        """Through the same interface's ingress again, as that frame, with that mark (`marked`: with which it came)."""
+        program, ctx = self.object.programs["rauta_agent_ingress"], skb_context(mark=marked)
+        with self.counting(verdict):
+            done = program.test_run(bytes(frame), ctx=ctx, ctx_out_size=len(ctx))
+        assert (done.retval, done.data.hex(" ")) == (TC_ACT_REDIRECT, bytes(expected).hex(" "))
+        assert skb_fields(done.ctx)["mark"] == mark
 
     def drops(self, direction: str, frame: SupportsBytes, verdict: str, mark: int = 0) -> None:
         """Nowhere. What became of the bytes does not matter."""

@@ -11,12 +11,13 @@ checksums. Sequence numbers wrap as on the wire.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -34,7 +35,9 @@ ETHERNET_HEADER = 14
 HEADERS = ETHERNET_HEADER + 20 + 20  # in front of TCP options and payload, without IPv4 options
 TCP_WINDOW = 502  # of the client's segments after the SYN
 ISN = 0x1000_0000
-CLIENT_CLOCK, ECHOED_CLOCK = 0x0102_0304, 0x0A0B_0C0D  # TSval of a client's segments, and the TSecr that it echoes
+CLIENT_CLOCK = 0x0102_0304  # TSval of a client's segments
+ECHOED_CLOCK = (time.monotonic_ns() // 10**6 + (1 << 31)) & 0xFFFFFFFF  # the TSecr that it echoes, long out of date
+AGE = 40  # ms, of the handshake, as the router says where these tests are not about it
 
 
 OFFERED = oracle.SynOptions(mss=1460, wscale=7, sack=True, tsval=CLIENT_CLOCK)  # as Linux does
@@ -173,6 +176,17 @@ def ethernet(source: str, destination: str, packet: bytes, ethertype: int = 0x08
     return bytes(Ether(src=source, dst=destination, type=ethertype)) + packet
 
 
+def icmp_error(
+    about: bytes, ip: Mapping[str, Any], *, kind: int = 3, code: int = 4, mtu: int = 0, **fields: Any
+) -> bytes:
+    """An IPv4 packet with an ICMP error; `about` is the beginning of the packet that it is about.
+
+    By default "fragmentation needed", for a link of that `mtu`.
+    """
+    icmp = {"type": kind, "code": code} | ({"nexthopmtu": mtu} if kind == 3 else {}) | fields
+    return bytes(IP(**ip) / ICMP(**icmp) / Raw(about))
+
+
 def timestamps(tsval: int, tsecr: int) -> bytes:
     """The timestamp option as everybody aligns it."""
     return b"\x01\x01\x08\x0a" + struct.pack(">II", tsval, tsecr)
@@ -242,6 +256,19 @@ def answer_to(segment: Segment, status: str) -> bytes:
     return reply(segment, "FPA", segment.ack, segment.after, segment.connection.window, _echo(segment), text)
 
 
+def too_big(segment: Segment) -> bytes:
+    """What the router says of a segment that has no room for the outer header: ICMP, about its first 40 bytes."""
+    ip = {
+        "src": segment.connection.server,
+        "dst": segment.connection.client,
+        "tos": 0,
+        "id": 0,
+        "flags": "DF",
+        "ttl": 64,
+    }
+    return ethernet(ROUTER_MAC, CLIENT_MAC, icmp_error(segment.packet[:40], ip, mtu=oracle.PATH_MTU - 20))
+
+
 def _echo(segment: Segment) -> bytes:
     """The timestamps of a segment, sent back the other way round."""
     echoed = oracle.parse_timestamps(segment.options)
@@ -277,34 +304,61 @@ def clearing(segment: Segment, seq: int) -> bytes:
     return frame[:ETHERNET_HEADER] + ip_packet(ip, tcp) + frame[HEADERS:]
 
 
-def carried(segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", **outer: Any) -> bytes:
+def carried(
+    segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", age: int = AGE, **outer: Any
+) -> bytes:
     """An encapsulated segment as it reaches the backend's host; `outer` overrides fields of the outer IPv4 header."""
+    return carried_packet(segment.packet, segment.connection.cookie, opens=opens, source=source, age=age, **outer)
+
+
+def carried_packet(
+    packet: bytes, cookie: int, *, opens: bool = False, source: str = "198.19.0.77", age: int = AGE, **outer: Any
+) -> bytes:
+    """The same of any packet, said to be of the connection with that cookie."""
     header: dict[str, Any] = {
         "src": source,
         "dst": LOCAL,
-        "id": oracle.outer_id(segment.connection.cookie, opens=opens),
+        "id": oracle.outer_id(cookie, opens=opens, age=age),
         "flags": "DF",
         "ttl": 64,
         "proto": 4,
     }
-    return ethernet(ROUTER_MAC, BACKEND_MAC, bytes(IP(**header | outer) / Raw(segment.packet)))
+    return ethernet(ROUTER_MAC, BACKEND_MAC, bytes(IP(**header | outer) / Raw(packet)))
 
 
 def encapsulated(
-    segment: Segment, backend: Backend, source: str, cookie: int, *, opens: bool, mac: str = ROUTER_MAC
+    segment: Segment,
+    backend: Backend,
+    source: str,
+    cookie: int,
+    *,
+    opens: bool,
+    mac: str = ROUTER_MAC,
+    age: int | None = None,
 ) -> bytes:
     """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header.
 
     `cookie` is that of the connection which the router takes it to be of, `mac` the address of the interface that it
-    leaves through.
+    leaves through. `age` is what a first request says of the handshake; None for what it says if it echoes
+    ECHOED_CLOCK, or nothing.
     """
+    if age is None:
+        age = oracle.AGE_LONG if segment.options[:4] == timestamps(0, 0)[:4] else 0
+    packet = outer_packet(segment.packet, backend, source, cookie, opens=opens, age=age)
+    return ethernet(mac, backend.mac, packet)
+
+
+def outer_packet(
+    packet: bytes, backend: Backend, source: str, cookie: int, *, opens: bool = False, age: int = 0
+) -> bytes:
+    """The IPv4 packet that carries another one to a backend."""
     outer = IP(
         src=source,
         dst=backend.address,
-        tos=segment.packet[1],
-        id=oracle.outer_id(cookie, opens=opens),
+        tos=packet[1],
+        id=oracle.outer_id(cookie, opens=opens, age=age),
         flags="DF",
         ttl=64,
         proto=4,
     )
-    return ethernet(mac, backend.mac, bytes(outer / Raw(segment.packet)))
+    return bytes(outer / Raw(packet))

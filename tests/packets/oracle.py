@@ -24,13 +24,16 @@ ROUTER_WSCALE = 7
 ROUTER_WINDOW = 29200
 PATH_MTU = 1500
 OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFFE
+AGE_LONG, LONGEST_TRIP_MS = 0x7FFF, 333
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
 MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
+ROUTE_CLUSTER_BITS = 10
 MAX_PATH = 256
 MAX_PREFIX_DEPTH = 30
 SHAPE_EXACT = 0x80000000
 FLOW_WAYS = 8
+CONSUMED_WAYS = 7
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
@@ -39,15 +42,22 @@ NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
 BACKEND_LOCAL = 0xFFFFFFFF
 PATH_EXACT, PATH_PREFIX = 0, 1
 HOST_EXACT, HOST_WILDCARD = 0, 1
-FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_FALLBACK = 1, 2, 3, 5
+FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_RECOVERED, FLOW_FALLBACK = 1, 2, 3, 4, 5
+ASK_VERSION = 1
+ASK_WHOSE, ASK_MINE, ASK_NOT_MINE = 1, 2, 3
+ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
+ANSWER_REFUSED, ANSWER_NOT_MINE, ANSWER_RECOVERED, ANSWER_LATE = 0, 1, 2, 3
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
+MAX_ATTEMPTS = 3
 
 # ---- the secrets of these tests -------------------------------------------------------------------------
 
 COOKIE_KEYS = ((0x0706050403020100, 0x0F0E0D0C0B0A0908), (0x243F6A8885A308D3, 0x13198A2E03707344))
 ROUTE_KEY = 0xA4093822299F31D0
 FLOW_KEY = 0x082EFA98EC4E6C89
+CONSUMED_KEY = (0x452821E638D01377, 0xBE5466CF34E90C6C)
+ASK_KEYS = ((0x452821E638D01377, 0xBE5466CF34E90C6C), (0xC0AC29B7C97C50DD, 0x3F84D5B5B5470917))
 DIGEST_KEYS = [int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:8], "little") for number in range(514)]
 
 _64_BITS = (1 << 64) - 1
@@ -71,6 +81,32 @@ def mac(address: str) -> bytes:
 def address_of(value: int) -> str:
     """The dotted form of a __be32."""
     return str(IPv4Address(value.to_bytes(4, "little")))
+
+
+def named_vip(frame: bytes) -> dict[str, int] | None:
+    """`struct vip_key` of whom a frame with IPv4 is for, whatever VLAN tags it has; None if that is cut off.
+
+    An ICMP error is for whom the TCP packet in it came from; or went to, if it is encapsulated in there.
+    """
+    start = 14
+    while frame[start - 2 : start] in (b"\x81\x00", b"\x88\xa8"):
+        start += 4
+    header, rest = _split_ip(frame[start:])
+    address, port = header[16:20], rest[2:4]
+    if header[9:10] == b"\x01":
+        header, rest = _split_ip(rest[8:])
+        address, port = header[12:16], rest[0:2]
+        if header[9:10] == b"\x04":
+            header, rest = _split_ip(rest)
+            address, port = header[16:20], rest[2:4]
+    if len(address) < 4 or len(port) < 2:
+        return None
+    return {"address": int.from_bytes(address, "little"), "port": int.from_bytes(port, "little"), "reserved": 0}
+
+
+def _split_ip(packet: bytes) -> tuple[bytes, bytes]:
+    length = 4 * (packet[0] & 0x0F) if packet else 0
+    return packet[:length], packet[length:]
 
 
 # ---- the digest of a request head -----------------------------------------------------------------------
@@ -173,6 +209,24 @@ def cookie(four: Tuple, isn: int, option_byte: int, keys: Sequence[tuple[int, in
     return (siphash24(k0, k1, message) & 0xFFFFFF) << 8 | option_byte
 
 
+def fingerprint(local: Tuple, isn: int, cookie: int) -> int:
+    """What the agent remembers of a connection that has had its socket; the tuple has the server's own address."""
+    message = (
+        IPv4Address(local.client).packed
+        + IPv4Address(local.server).packed
+        + local.client_port.to_bytes(2, "big")
+        + local.server_port.to_bytes(2, "big")
+        + isn.to_bytes(4, "little")
+        + cookie.to_bytes(4, "little")
+    )
+    return siphash24(*CONSUMED_KEY, message) or 1
+
+
+def consumed_place(fingerprint: int, sets: int) -> int:
+    """The set that remembers it."""
+    return (fingerprint >> 32) * sets >> 32
+
+
 def tcp_options(raw: bytes) -> Iterator[tuple[int, bytes]]:
     """Kind and data of each option, as Linux walks through them (net/ipv4/tcp_input.c, tcp_parse_options).
 
@@ -210,9 +264,9 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
 
 
-def outer_id(cookie: int, *, opens: bool) -> int:
-    """The identification in the outer header of a connection's packets."""
-    return cookie >> 16 & OUTER_ID_CONNECTION | (OUTER_ID_OPENS if opens else 0)
+def outer_id(cookie: int, *, opens: bool, age: int = 0) -> int:
+    """The identification in the outer header of a connection's packets; of a first request it says the age."""
+    return age << 1 | OUTER_ID_OPENS if opens else cookie >> 16 & OUTER_ID_CONNECTION
 
 
 # ---- keyed hashes ---------------------------------------------------------------------------------------
@@ -255,6 +309,45 @@ def flow_place(four: Tuple, sets: int) -> tuple[int, int]:
     """Where the flow table keeps a connection: number of the set, tag."""
     h = flow_hash(four)
     return (h & 0xFFFFFFFF) * sets >> 32, h >> 24 & 0xFFFFFFFF | 1
+
+
+# ---- asks -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`struct ask`, and who asks whom: `between` goes from the router's address and port to the agent's."""
+
+    four: Tuple
+    seq: int
+    ack: int
+    between: Tuple
+    nonce: int = 0x1122334455667788
+    kind: int = ASK_WHOSE
+    isn: int = 0
+    cookie: int = 0
+    next: int = 0
+    version: int = ASK_VERSION
+    epoch: int = 0
+    reserved: bytes = bytes(5)
+
+    def __bytes__(self) -> bytes:
+        return self.sealed(ASK_KEYS)
+
+    def sealed(self, keys: Sequence[tuple[int, int]]) -> bytes:
+        """With its tag under one of these keys."""
+        said = bytes([self.version, self.kind, self.epoch]) + self.reserved + self.nonce.to_bytes(8, "little")
+        said += tuple_bytes(self.four)
+        for number in (self.seq, self.ack, self.isn, self.cookie, self.next):
+            said += (number & 0xFFFFFFFF).to_bytes(4, "little")
+        tag = siphash24(*keys[self.epoch & 1], said + tuple_bytes(self.between) + bytes(4))
+        return said + tag.to_bytes(8, "little")
+
+
+def tuple_bytes(four: Tuple) -> bytes:
+    """`struct tuple` in memory."""
+    addresses = IPv4Address(four.client).packed + IPv4Address(four.server).packed
+    return addresses + four.client_port.to_bytes(2, "big") + four.server_port.to_bytes(2, "big")
 
 
 # ---- Maglev ---------------------------------------------------------------------------------------------
@@ -345,8 +438,10 @@ def vip_key(address: str, port: int) -> dict[str, int]:
 def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, list[Entry]]:
     """The contents of the maps `vips`, `hosts` and `paths`; VIPs and hosts are numbered from 1 as they come."""
     tables: dict[str, list[Entry]] = {"vips": [], "hosts": [], "paths": []}
-    host_id = 0
+    host_id = route_number = 0
     for number, vip in enumerate(vips, start=1):
+        found = {id(route): route_number + place for place, route in enumerate(vip.routes)}
+        route_number += len(vip.routes)
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
         value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
@@ -360,7 +455,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
                 kind = HOST_WILDCARD if host[0] == "*" else HOST_EXACT
                 key = {"hash": words_hash(name), "vip": number, "length": len(name), "kind": kind}
                 tables["hosts"].append((key, {"id": host_id, "shapes": shapes(routes), "name": name}))
-            tables["paths"] += path_entries(routes, host_id, clusters)
+            tables["paths"] += path_entries([(found[id(route)], route) for route in routes], host_id, clusters)
         tables["vips"].append((vip_key(vip.address, vip.port), value))
     tables["vips"] += [(vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in vips)]
     return tables
@@ -371,14 +466,24 @@ def shapes(routes: Iterable[Route]) -> int:
     return sum({1 << route.path.count(b"/") if route.kind == PATH_PREFIX else SHAPE_EXACT for route in routes})
 
 
-def path_entries(routes: Sequence[Route], host_id: int, clusters: Mapping[str, int]) -> list[Entry]:
-    """The entries of one host in the map `paths`."""
+def path_entries(routes: Sequence[tuple[int, Route]], host_id: int, clusters: Mapping[str, int]) -> list[Entry]:
+    """The entries of one host in the map `paths`, of its routes with their numbers."""
     entries: list[Entry] = []
-    for kind, path in dict.fromkeys((route.kind, route.path) for route in routes):
+    for kind, path in dict.fromkeys((route.kind, route.path) for _, route in routes):
         by_method = [0] * (1 + len(METHODS))
-        for route in routes:
+        for number, route in routes:
             if (route.kind, route.path) == (kind, path):
-                by_method[1 + METHODS.index(route.method) if route.method else 0] = clusters[route.cluster] + 1
+                method = 1 + METHODS.index(route.method) if route.method else 0
+                by_method[method] = (number + 1) << ROUTE_CLUSTER_BITS | clusters[route.cluster]
         key = {"hash": path_hash(path), "host": host_id, "length": len(path), "kind": kind}
-        entries.append((key, {"cluster": by_method, "path": path}))
+        entries.append((key, {"route": by_method, "path": path}))
     return entries
+
+
+# ---- observation ----------------------------------------------------------------------------------------
+
+
+def latency_bucket(ns: int) -> int:
+    """The bucket that counts a time: the last one whose least time is not more; the first counts shorter ones, too."""
+    least = [(4 + step) << octave - 2 for octave in range(4, 24) for step in range(4)]
+    return max([bucket for bucket, at_least in enumerate(least) if at_least <= ns], default=0)

@@ -109,10 +109,12 @@ def test_segments_of_any_length_are_carried(router: Router, length: int) -> None
 
 
 @pytest.mark.parametrize("length", [ROOM - 52 + 1, ROOM - 52 + 20])
-def test_what_would_exceed_the_path_is_dropped(router: Router, length: int) -> None:
+def test_of_what_would_exceed_the_path_its_client_is_told(router: Router, length: int) -> None:
+    """And dropped where nobody asked: a packet that may be fragmented."""
     head = request("/", "Content-Length: 100000", method="POST")
     router.put_flow(ALICE, **entry(ALICE.data(head), "web", "web-2", body=100_000))
-    router.drops(ALICE.data(b"b" * length, len(head), flags="A"), "DROP_TOO_BIG")
+    router.finds_too_big(ALICE.data(b"b" * length, len(head), flags="A"))
+    router.drops(ALICE.data(b"b" * length, len(head), flags="A", ip={"flags": 0}), "DROP_TOO_BIG")
 
 
 @pytest.mark.parametrize("excess", [0, 1])
@@ -121,7 +123,7 @@ def test_so_is_a_first_request_that_is_too_big(router: Router, excess: int) -> N
     segment = ALICE.data(head + b"b" * (ROOM - 52 + excess - len(head)))
     assert len(segment.packet) == ROOM + excess
     if excess:
-        router.drops(segment, "DROP_TOO_BIG")
+        router.finds_too_big(segment)
     else:
         router.opens(segment, "web")
 
@@ -142,7 +144,7 @@ BIG_POST += b"b" * (ROOM - 52 + 1 - len(BIG_POST))
 
 
 def test_a_first_request_that_is_too_big_makes_no_entry(router: Router) -> None:
-    router.drops(ALICE.data(BIG_POST), "DROP_TOO_BIG")
+    router.finds_too_big(ALICE.data(BIG_POST))
     assert router.flows() == 0
 
 
@@ -150,7 +152,7 @@ def test_it_does_not_replace_an_older_connections_entry(router: Router) -> None:
     """Which would forward what comes at the older one's numbers."""
     before = entry(ALICE.data(HEAD), "web", "web-1")
     router.put_flow(ALICE, **before)
-    router.drops(ALICE.reopened(ALICE.isn + 5000).data(BIG_POST), "DROP_TOO_BIG")
+    router.finds_too_big(ALICE.reopened(ALICE.isn + 5000).data(BIG_POST))
     assert router.flow(ALICE) == before
     router.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 
@@ -158,7 +160,7 @@ def test_it_does_not_replace_an_older_connections_entry(router: Router) -> None:
 def test_a_later_request_that_is_too_big_does_not_become_the_newest(router: Router) -> None:
     before = entry(ALICE.data(HEAD), "web", "web-1")
     router.put_flow(ALICE, **before)
-    router.drops(ALICE.later(BIG_POST, len(HEAD)), "DROP_TOO_BIG")
+    router.finds_too_big(ALICE.later(BIG_POST, len(HEAD)))
     assert router.flow(ALICE) == before
     router.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 
@@ -167,7 +169,7 @@ def test_an_end_that_is_too_big_closes_nothing(router: Router) -> None:
     body = b"b" * (ROOM - 52 + 1)
     before = entry(ALICE.data(HEAD), "web", "web-1", body=len(body))
     router.put_flow(ALICE, **before)
-    router.drops(ALICE.fin(len(HEAD), payload=body), "DROP_TOO_BIG")
+    router.finds_too_big(ALICE.fin(len(HEAD), payload=body))
     assert router.flow(ALICE) == before
 
 

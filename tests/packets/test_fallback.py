@@ -63,6 +63,7 @@ REASONS = {
     "a huge body": (request("/", "Content-Length: 5000000000", method="PUT"), "FALLBACK_BODY"),
     "a WebSocket": (request("/", "Connection: Upgrade", "Upgrade: websocket"), "FALLBACK_UPGRADE"),
     "h2c": (request("/", "upgrade: h2c", "Connection: upgrade, http2-settings"), "FALLBACK_UPGRADE"),
+    "a tunnel": (request("shop.test:443", method="CONNECT"), "FALLBACK_UPGRADE"),
     "two requests": (HEAD + HEAD, "FALLBACK_PIPELINED"),
     "half of a second one": (HEAD + b"G", "FALLBACK_PIPELINED"),
 }

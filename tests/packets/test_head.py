@@ -105,6 +105,14 @@ def test_an_empty_host_gets_the_routes_of_any_host(router: Router, host: str) ->
     router.opens(ALICE.data(request("/", host=host)), "web")
 
 
+@pytest.mark.parametrize("behind", ["", ":80", " "], ids=["end", "port", "space"])
+def test_a_longer_host_than_routes_can_have_is_refused(router: Router, behind: str) -> None:
+    router.opens(ALICE.data(request("/", host="h" * 256 + behind)), "web")
+    router.opens(BOB.data(request("/", host="h" * 255 + "." + behind)), "web")
+    longer = ["h" * length for length in (257, 258, 263, 264, 265, 300, 1000)]
+    refused(router, *(request("/", host=name + behind) for name in (*longer, "h" * 256 + ".")))
+
+
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 
@@ -216,6 +224,21 @@ def test_a_body_may_start_in_the_same_segment(router: Router, present: int) -> N
     assert router.flow(ALICE) == entry(segment, "web", router.backend_of("web", ALICE), head=head, body=5)
 
 
+@pytest.mark.parametrize("name", ["Host", "Content-Length"])
+@pytest.mark.parametrize("white", [" ", "\t"], ids=["space", "tab"])
+def test_there_is_a_limit_to_the_white_space_around_what_counts(router: Router, name: str, white: str) -> None:
+    host = "x.test" if name == "Content-Length" else None
+    router.opens(ALICE.data(request("/", f"{name}:{white * 16}5{white * 16}", host=host)), "web")
+    refused(router, *(request("/", line, host=host) for line in (f"{name}:{white * 17}5", f"{name}: 5{white * 17}")))
+
+
+def test_there_is_a_limit_to_the_digits_of_a_length(router: Router) -> None:
+    segment = ALICE.data(request("/", "Content-Length: " + "5".rjust(64, "0")))
+    router.opens(segment, "web")
+    assert router.flow(ALICE) == entry(segment, "web", router.backend_of("web", ALICE), body=5)
+    refused(router, request("/", "Content-Length: " + "5".rjust(65, "0")))
+
+
 BAD_LENGTHS = ["", " ", "-1", "+5", "5x", "x5", "0x5", "5,5", "5, 5", "5 5", "5.0", "\xb2", "five"]
 
 
@@ -302,9 +325,16 @@ def test_many_short_fields_are_read(router: Router, count: int) -> None:
     router.opens(ALICE.data(request("/", *["a:b"] * count, "Host: shop.test", host=None)), "api")
 
 
-def test_more_fields_than_can_be_read_are_too_large(router: Router) -> None:
-    segment = ALICE.data(request("/", *["a:b"] * 260))
+@pytest.mark.parametrize("count", [128, 129, 260])
+def test_more_fields_than_can_be_read_are_too_large(router: Router, count: int) -> None:
+    router.opens(BOB.data(request("/", *["a:b"] * 126)), "web")
+    segment = ALICE.data(request("/", *["a:b"] * (count - 1)))
     router.answers(segment, "TX_HEAD_TOO_LARGE", "431 Request Header Fields Too Large")
+
+
+def test_a_longer_name_of_a_field_than_can_be_read_is_refused(router: Router) -> None:
+    router.opens(ALICE.data(request("/", "n" * 256 + ": x")), "web")
+    refused(router, request("/", "n" * 257 + ": x"), request("/", "n" * 264 + ": x"))
 
 
 def test_the_shortest_head_is_read(router: Router) -> None:

@@ -15,17 +15,35 @@ ALICE = Connection()
 # ---- method ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", oracle.METHODS)
+ROUTED_METHODS = [method for method in oracle.METHODS if method != "CONNECT"]
+
+
+@pytest.mark.parametrize("method", ROUTED_METHODS)
 def test_every_method_is_routed(router: Router, method: str) -> None:
     router.opens(ALICE.data(request("/", method=method)), "web")
 
 
-@pytest.mark.parametrize("method", oracle.METHODS)
+@pytest.mark.parametrize("method", ROUTED_METHODS)
 def test_every_method_is_told_from_the_others(router: Router, method: str) -> None:
     router.route(Route("web", prefix="/"), Route("api", prefix="/", method=method))
-    for other in oracle.METHODS:
-        connection = Connection(port=50000 + oracle.METHODS.index(other))
+    for other in ROUTED_METHODS:
+        connection = Connection(port=50000 + ROUTED_METHODS.index(other))
         router.opens(connection.data(request("/", method=other)), "api" if other == method else "web")
+
+
+@pytest.mark.parametrize("method", oracle.METHODS)
+@pytest.mark.parametrize("behind", ["", "X", "\t", "\r", "\0", "/", "\x7f", "\xa0"], ids=ascii)
+def test_a_method_ends_in_a_space(router: Router, method: str, behind: str) -> None:
+    text = f"{method}{behind}/ HTTP/1.1\r\nHost: shop.test\r\n\r\n"
+    router.resets(ALICE.data(text.encode("latin-1")), "TX_RESET_NOT_HTTP")
+
+
+@pytest.mark.parametrize("target", ["/", "/api", "shop.test:80", "*", "http://shop.test/", "/" + "x" * 300])
+@pytest.mark.parametrize("fields", [(), ("Content-Length: 5",)], ids=["bare", "length"])
+def test_nobody_gets_a_tunnel(router: Router, target: str, fields: tuple[str, ...]) -> None:
+    """Servers exist that take what follows for a tunnel's, others for a body, or for further requests."""
+    segment = ALICE.data(request(target, *fields, method="CONNECT"))
+    router.answers(segment, "TX_NOT_IMPLEMENTED", "501 Not Implemented")
 
 
 # ---- version --------------------------------------------------------------------------------------------

@@ -73,10 +73,12 @@ def test_what_the_router_says_itself_goes_back(elsewhere: Router) -> None:
     elsewhere.greets(ALICE.syn())
     elsewhere.answers(ALICE.data(request("//")), "TX_BAD_REQUEST", "400 Bad Request")
     known(elsewhere)
+    upload = request("/", "Content-Length: 1500", method="POST") + b"b" * 1500
+    elsewhere.finds_too_big(Connection(port=41000).data(upload))
     elsewhere.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
 
 
 def test_what_is_dropped_leaves_nowhere(elsewhere: Router) -> None:
     elsewhere.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1", body=2000))
     elsewhere.drops(ALICE.data(b"b", len(HEAD) + 2001), "DROP_OUT_OF_ORDER")
-    elsewhere.drops(ALICE.data(b"b" * 1500, len(HEAD)), "DROP_TOO_BIG")
+    elsewhere.drops(ALICE.data(b"b" * 1500, len(HEAD), ip={"flags": 0}), "DROP_TOO_BIG")

@@ -169,6 +169,16 @@ def test_batches_of_a_whole_map_are_quick(sample: BpfObject) -> None:
     assert numbers.lookup_batch() == [(index, 0) for index in range(65536)]
 
 
+def test_an_array_is_read_and_written_as_bytes(sample: BpfObject) -> None:
+    numbers = sample.maps["numbers"]
+    values = struct.pack("=65536Q", *range(65536))
+    numbers.write_array(values)
+    assert (numbers.lookup(0), numbers.lookup(65535)) == (0, 65535)
+    assert numbers.read_array() == values
+    with pytest.raises(ValueError, match="holds 524288 bytes, not 8"):
+        numbers.write_array(bytes(8))
+
+
 def test_batches_of_a_hash(sample: BpfObject) -> None:
     records = sample.maps["records"]
     entries = [
@@ -293,6 +303,45 @@ def test_a_map_in_a_map_is_reached_by_programs(sample: BpfObject) -> None:
         inner.lookup(0)
 
 
+def test_maps_say_what_memory_they_take(sample: BpfObject) -> None:
+    assert 8 * 65536 <= sample.maps["numbers"].memory() <= 8 * 65536 + 8192
+    with Map.create(MapType.ARRAY, "small", 4, 8, 100) as small:
+        assert 8 * 100 <= small.memory() <= 8 * 100 + 8192
+        before = small.memory()
+        small.update(7, 7)
+        assert small.memory() == before
+
+
+def test_a_map_of_maps_takes_the_memory_of_those_in_it(sample: BpfObject) -> None:
+    outer = sample.maps["tables"]
+    alone = outer.memory()
+    with Map.create(MapType.ARRAY, "inner", 4, 8, 8) as inner:
+        outer.update(0, inner)
+        taken = inner.memory()
+        assert outer.memory() == alone + taken
+        outer.update(1, inner)
+    assert outer.memory() == alone + taken, "one map, counted once"
+
+
+def test_an_inner_map_is_opened_by_its_id(sample: BpfObject) -> None:
+    with Map.create(MapType.ARRAY, "inner", 4, 8, 8) as inner:
+        inner.update(3, b"and back")
+        sample.maps["tables"].update(1, inner)
+    id = sample.maps["tables"].lookup(1)
+    with Map.by_id(id, MapType.ARRAY, "inner", 4, 8, 8) as again:
+        assert again.lookup(3) == b"and back"
+    sample.maps["tables"].clear()
+
+    def refused() -> str:
+        try:
+            Map.by_id(id, MapType.ARRAY, "inner", 4, 8, 8).close()
+        except BpfError as error:
+            return str(error)
+        return ""
+
+    assert eventually(lambda: f"opening map {id}, 'inner': No such file" in refused())  # when no program can see it
+
+
 def test_a_whole_new_inner_table_is_filled_in_one_call() -> None:
     with Map.create(MapType.ARRAY, "table", 4, 8, 16385) as table:
         table.update_batch([(index, struct.pack("=4H", index, 1, 2, 3)) for index in range(16385)])
@@ -407,6 +456,13 @@ def test_live_frames_reach_the_other_end(sample: BpfObject, veth: tuple[int, int
 def test_live_frames_are_for_xdp_only(sample: BpfObject) -> None:
     with pytest.raises(BpfError, match="running program 'accept' on 4 live frames"):
         sample.programs["accept"].run_live_frames(PACKET, ctx=None, repeat=4)
+
+
+def test_programs_without_a_packet_are_called(sample: BpfObject) -> None:
+    assert sample.programs["add"].call(struct.pack("=II", 3, 39))[0] == 42
+    assert sample.programs["without_argument"].call() == (7, b"")
+    with pytest.raises(BpfError, match=r"calling program 'pass' with 0 bytes: Invalid argument (.|\n)*of type syscall"):
+        sample.programs["pass"].call()
 
 
 def test_program_info_and_run_time_statistics(sample: BpfObject) -> None:

@@ -109,7 +109,8 @@ def test_every_requirement_has_a_tested_version() -> None:
 def test_make_lists_every_way_in() -> None:
     text = (ROOT / "Makefile").read_text()
     entrances = set(re.findall(r"^\.PHONY: (\S+)$", text.split("# ---- steps")[0], re.MULTILINE))
-    assert entrances == {"help", "demo", "test", "test-long", "comparison", "setup", "bpf", "lint", "clean"}
+    ways = {"help", "demo", "test", "test-long", "fuzz", "mutants", "comparison", "setup", "bpf", "lint", "clean"}
+    assert entrances == ways
     assert output_of("make") == output_of("make", "help")
     assert set(re.findall(r"^  make (\S+) +\S", output_of("make", "help"), re.MULTILINE)) == entrances
 
