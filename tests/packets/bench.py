@@ -379,7 +379,7 @@ class Agent(Bench):
     ) -> None:
         """Through the same interface's ingress again, as that frame, with that mark (`marked`: with which it came)."""
         program, ctx = self.object.programs["rauta_agent_ingress"], skb_context(mark=marked)
-        with self.counting(verdict):
+        with self.counting(verdict, (0,)):
             done = program.test_run(bytes(frame), ctx=ctx, ctx_out_size=len(ctx))
         assert (done.retval, done.data.hex(" ")) == (TC_ACT_REDIRECT, bytes(expected).hex(" "))
         assert skb_fields(done.ctx)["mark"] == mark
