@@ -19,6 +19,8 @@ int rauta_agent_ingress(struct __sk_buff *skb)
 		(skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC ? deliver_again(skb) : receive(skb);
 
 	count(&no_vip, verdict);
+	if (verdict >= VERDICT_AGENT_OUT)
+		return bpf_redirect(skb->ifindex, 0);
 	if (verdict >= VERDICT_AGENT_AGAIN)
 		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	if (verdict >= VERDICT_AGENT_DROP)

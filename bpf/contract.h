@@ -40,16 +40,20 @@
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
  *
- *   15                        1    0
- *  | cookie's bits 31..17      | opens |
+ *   15                        1   0
+ *  | cookie's bits 31..17      |  0  |
+ *  | age of the handshake, ms  |  1  |  carries the first request
  *
- * Hints, never a permission: the cookie is that. The first bit saves the agent a cookie check on every other
- * packet; the others say which connection the router takes the packet to be of, so that a later packet which
- * comes before its first request does not count as one of the tuple's last connection.
+ * Hints, never a permission: the cookie is that. The lowest bit saves the agent a cookie check on every other
+ * packet. The others say of a later packet which connection the router takes it to be of, so that one which comes
+ * before its first request does not count as one of the tuple's last connection; of a first request, how long ago
+ * the router answered the SYN (age.h), for the backend's kernel to know the round trip.
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
 #define OUTER_ID_CONNECTION 0xfffe
 #define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
+#define outer_id_opening(age) ((__u16)((age) << 1 | OUTER_ID_OPENS))
+#define AGE_LONG	0x7fff	/* that long, or longer; 0: not known */
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *
@@ -200,10 +204,11 @@ enum flow_state {
 	FLOW_OPEN = 1,
 	FLOW_CLOSING = 2,	/* the client's FIN or RST was seen, exactly in sequence */
 	FLOW_ANSWERED = 3,	/* the router itself answered the first request and closed (404 ...) */
+	FLOW_RECOVERED = 4,	/* the entry was lost; what is known comes from the backend's agent (recovery.h) */
 	FLOW_FALLBACK = 5,	/* the fallback has the connection: nothing in it is read any more */
 };
 
-struct flow {			/* only ever inserted after a valid cookie */
+struct flow {			/* only ever inserted after a valid cookie, or because an agent has the socket */
 	struct tuple tuple;
 	__u32 isn;		/* the connection's identity: both initial sequence numbers, the client's ... */
 	__u32 cookie;		/* ... and the server's, of which only 24 bits are the hash's */
@@ -238,13 +243,68 @@ struct flow {			/* only ever inserted after a valid cookie */
  */
 struct flow_set {
 	__u32 lock;		/* not 0: somebody writes; readers do not look at it */
-	__u8 hand;		/* where the search for a victim goes on */
-	__u8 used;		/* bit w: way w was used since the hand passed it */
-	__u16 reserved;
+	__u8 clock;		/* twice the number of entries that the set has taken in, modulo 256 */
+	__u8 reserved[3];
 	__u32 zero;		/* always 0, which the verifier does not know */
-	__u32 padding[5];
+	__u8 used[FLOW_WAYS];	/* what the clock said when the way was last used; one more for taking the entry in */
+	__u32 padding[3];
 	__u32 tag[FLOW_WAYS];	/* 0: empty */
 	struct flow flow[FLOW_WAYS];
+};
+
+/* ---- recovery: flows that lost their entry (docs/recovery.md) ----------------------------------- */
+
+struct lost_segment {		/* ring buffer `lost`: nobody knows the connection */
+	struct tuple tuple;
+	__u32 seq;
+	__u32 ack;
+};
+
+#define ASK_VERSION	1
+#define ASK_SEQ_REACH	(1U << 23) /* no client may send further: 65,535 << ROUTER_WSCALE */
+#define ASK_ACK_REACH	(1U << 30) /* no backend may: the largest window there is (RFC 7323, 2.3) */
+
+enum ask_kind {
+	ASK_WHOSE = 1,		/* router to agent: whose is this connection? */
+	ASK_MINE = 2,		/* and back */
+	ASK_NOT_MINE = 3,
+};
+
+struct ask {			/* a UDP payload; the answer has the same size, so that nothing is amplified */
+	__u8 version;		/* ASK_VERSION */
+	__u8 kind;		/* enum ask_kind */
+	__u8 epoch;		/* which of the two live keys */
+	__u8 reserved[5];
+	__u64 nonce;		/* the answer has the question's */
+	struct tuple tuple;
+	__u32 seq;		/* of the segment that was lost */
+	__u32 ack;
+	__u32 isn;		/* in ASK_MINE only, else 0: the connection's identity, as in struct flow ... */
+	__u32 cookie;
+	__u32 next;		/* ... and the first byte from the client that the backend has not got */
+	__u64 tag;
+};
+
+/*
+ * tag = SipHash-2-4, under ask_keys' key of the epoch, of 64 bytes: the ask up to its tag; struct tuple of the
+ * router's own address and port (client) and the agent's (server), in questions and answers alike; four zero bytes.
+ * All in the hosts' byte order, which routers and agents share as they do for cookies.
+ */
+struct ask_keys {		/* map ask_keys, one entry; on routers and agents alike; derived from the cookie keys */
+	__u64 key[2][2];	/* k0, k1 by epoch */
+};
+
+struct ask_call {		/* argument of the router's programs rauta_seal_ask and rauta_take_answer */
+	struct tuple between;	/* the router's own address and port (client), the agent's (server) */
+	__u32 backend;		/* index of the one that is asked */
+	struct ask ask;
+};
+
+enum answer_taken {		/* what rauta_take_answer returns */
+	ANSWER_REFUSED = 0,	/* wrong version, kind or tag */
+	ANSWER_NOT_MINE = 1,
+	ANSWER_RECOVERED = 2,	/* the flow has an entry again */
+	ANSWER_LATE = 3,	/* it has one already: left as it is */
 };
 
 /* ---- agent -------------------------------------------------------------------------------------- */
@@ -269,6 +329,8 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u16 state;		/* enum mapping_state */
 	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
+	__u16 age;		/* of the handshake, as the router has said; for opening only */
+	__u16 reserved;
 };
 
 /*
@@ -292,7 +354,7 @@ struct consumed_set {
 #define MARK_ATTEMPTS	0x000000ff /* how often it went round */
 #define MAX_ATTEMPTS	3
 
-#define RTT_BUMP_MS	333	/* see agent's open.h: keeps the socket's first timeout at RFC 6298's one second */
+#define LONGEST_TRIP_MS	333	/* see agent's open.h: what is not more is taken for a round trip */
 
 /* ---- verdicts ----------------------------------------------------------------------------------- */
 
@@ -303,9 +365,10 @@ struct consumed_set {
 #define VERDICT_DROP	16	/* router: below, the packet is passed to the kernel */
 #define VERDICT_TX	64	/* router: below, it is dropped; from here on, it is sent out by XDP_TX */
 #define VERDICT_ENCAPSULATED 112 /* router: from here on, to a backend, by XDP_TX or XDP_REDIRECT */
-#define VERDICT_AGENT	128	/* from here on, the agent's: pass, then drop, then round again, then egress */
+#define VERDICT_AGENT	128	/* from here on, the agent's: pass, drop, round again, out again, egress */
 #define VERDICT_AGENT_DROP 144
 #define VERDICT_AGENT_AGAIN 176
+#define VERDICT_AGENT_OUT 184 /* sent out again */
 #define VERDICT_AGENT_EGRESS 192
 #define VERDICT_FALLBACK 224	/* router: from here on, to the fallback: encapsulated and passed to the kernel */
 
@@ -329,10 +392,12 @@ enum verdict {
 	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
 					 * flow table stayed locked by another CPU */
 	DROP_ANSWERED,			/* late packet of a connection that the router answered itself */
-	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them */
+	DROP_CHANGED,			/* bytes of a request head again, but not those that were routed, or not all of them;
+					 * on a recovered flow any bytes again: nothing is known to compare them with */
 	DROP_PIPELINED,			/* a request before the first byte of the answer to the one before it is acknowledged */
 	DROP_REPLAYED,			/* the first request of a connection before the one that the entry is about */
-	DROP_ICMP = 31,			/* an ICMP error, but no "fragmentation needed" about a packet of a flow */
+	DROP_ASKED = 30,		/* like DROP_NO_FLOW, but the backends are being asked about it */
+	DROP_ICMP,			/* an ICMP error, but no "fragmentation needed" about a packet of a flow */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */
@@ -355,6 +420,7 @@ enum verdict {
 	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade, CONNECT) */
 	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
 					 * client is behind another interface) */
+	TX_RESET_RECOVERED = 82,	/* new data on a recovered flow: nobody knows where its next request starts */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */
@@ -386,9 +452,13 @@ enum verdict {
 	AGENT_DROP_REPLAYED = 152,	/* the first request of a connection that has had its socket already */
 	AGENT_DROP_MPTCP = 153,		/* the server listens with MPTCP, and the kernel makes it no socket from a cookie */
 	AGENT_DROP_ICMP = 154,		/* an ICMP error that is malformed, no "fragmentation needed", or of no connection here */
+	AGENT_DROP_ASK = 155,		/* a question by nobody who may ask, or about a tuple that is just opening */
 
 	/* Agent, ingress: round through ingress once more */
 	AGENT_WAITING = VERDICT_AGENT_AGAIN, /* later segment of a connection whose old socket is being cleared */
+
+	/* Agent, ingress: turned round and sent out again */
+	AGENT_ASK_ANSWERED = VERDICT_AGENT_OUT, /* a router's question whose a connection is */
 
 	/* Agent, egress */
 	AGENT_EGRESS_PASS = VERDICT_AGENT_EGRESS,

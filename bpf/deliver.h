@@ -2,6 +2,7 @@
 /* Ingress: from the encapsulated packet to the socket. */
 #pragma once
 
+#include "ask.h"
 #include "cookie.h"
 #include "learn.h"
 #include "open.h"
@@ -41,27 +42,37 @@ static __always_inline int read_arrival(struct __sk_buff *skb, struct arrival *a
 	return 1;
 }
 
+static __always_inline int has_live_socket(struct __sk_buff *skb, const struct tuple *local)
+{
+	struct bpf_sock *sk = find_socket(skb, local);
+	int live;
+
+	if (!sk)
+		return 0;
+	live = sk->state != BPF_TCP_LISTEN;
+	bpf_sk_release(sk);
+	return live;
+}
+
 /*
  * A later packet, translated. Where only the listener would get it, and its connection is not known to have
- * opened, it has come before the first request: the kernel would reset the connection, so it is dropped and
- * comes again. Where the connection did open and its socket is gone, the reset is right.
+ * opened, it has come before the first request: the kernel would reset the connection. Where the connection
+ * did open and its socket is gone, the reset is right.
+ *
+ * If the first request has been here already, it may still be on its way to TCP: an old socket has to go
+ * first, or both came in one list of packets (NAPI with GRO), all of which this program sees before TCP gets
+ * any. Then what follows it goes round behind it. Otherwise, and if that has not helped, it comes again.
  */
 static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const struct tuple *local,
 						  const struct mapping *mapping)
 {
-	struct bpf_sock *sk;
-	int live = 0;
-
-	if (mapping && mapping->state == MAPPING_CLEARING)
-		return mark_round(skb, MARK_LATER) ? AGENT_DROP_UNOPENED : AGENT_WAITING;
 	if (mapping && mapping->state == MAPPING_OPEN)
 		return AGENT_DELIVERED;
-	sk = find_socket(skb, local);
-	if (sk) {
-		live = sk->state != BPF_TCP_LISTEN;
-		bpf_sk_release(sk);
-	}
-	return live ? AGENT_DELIVERED : AGENT_DROP_UNOPENED;
+	if (!(mapping && mapping->state == MAPPING_CLEARING) && has_live_socket(skb, local))
+		return AGENT_DELIVERED;
+	if (!mapping)
+		return AGENT_DROP_UNOPENED;
+	return mark_round(skb, MARK_LATER) ? AGENT_DROP_UNOPENED : AGENT_WAITING;
 }
 
 /*
@@ -111,6 +122,7 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 	mapping.vip_port = key.port;
 	mapping.isn = arrival.seq - 1;
 	mapping.cookie = arrival.ack - 1;
+	mapping.age = id >> 1;
 	return open_connection(skb, tuple, &mapping, arrival.header_length);
 }
 
@@ -181,7 +193,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	if ((void *)(ip + 1) > end)
 		return AGENT_PASS;
 	if (ip->protocol != IPPROTO_IPIP)
-		return pass_plain(skb, ip, end);
+		return is_ask(ip, end) ? answer_ask(skb) : pass_plain(skb, ip, end);
 	if ((ip->saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)

@@ -7,6 +7,7 @@
  * An entry of the flow table is written last, once the packet is sure to leave: what a dropped packet says
  * must not count, or the bytes that follow it would pass as the body of a request that nobody got.
  */
+#include "age.h"
 #include "balance.h"
 #include "encap.h"
 #include "fallback.h"
@@ -14,8 +15,10 @@
 #include "handshake.h"
 #include "http.h"
 #include "icmp.h"
+#include "lost.h"
 #include "observe.h"
 #include "packet.h"
+#include "recover.h"
 #include "reply.h"
 #include "route.h"
 #include "verdict.h"
@@ -84,7 +87,7 @@ static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct seg
 	flow->state = FLOW_FALLBACK;
 	flow->request_seq = segment->seq;
 	flow->request_ack = segment->ack;
-	if (encapsulate(ctx, segment, index, outer_id(flow->cookie) | OUTER_ID_OPENS, reason) != reason)
+	if (encapsulate(ctx, segment, index, opening_id(ctx, segment), reason) != reason)
 		return DROP_NO_BACKEND;
 	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
 }
@@ -156,7 +159,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
-	verdict = encapsulate(ctx, segment, backend, outer_id(flow->cookie) | OUTER_ID_OPENS, ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment), ROUTED_FIRST);
 	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
 		return DROP_NO_ROOM;
 	return verdict;
@@ -220,7 +223,7 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segm
 	if (starts_request(ctx, segment))
 		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	verdict = answer_idle(ctx, segment);
-	return verdict == UNDECIDED ? DROP_NO_FLOW : verdict;
+	return verdict == UNDECIDED ? drop_lost(segment) : verdict;
 }
 
 static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *segment,
@@ -230,7 +233,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		    !(segment->flags & TCP_RST);
 
 	return encapsulate(ctx, segment, flow->backend,
-			   outer_id(flow->cookie) | (opens ? OUTER_ID_OPENS : 0), verdict);
+			   opens ? opening_id(ctx, segment) : outer_id(flow->cookie), verdict);
 }
 
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct segment *segment,
@@ -372,6 +375,18 @@ static __always_inline int is_older(const struct flow *flow, const struct segmen
 	       !(flow->syn_seen && segment->seq - 1 == flow->syn_isn);
 }
 
+/* Data on a recovered flow goes nowhere: see recover.h. What the backend has got already comes again without harm;
+ * what it has not ends the connection, unless it is too far off to be of this one. */
+static __always_inline enum verdict on_recovered_data(struct xdp_md *ctx, const struct segment *segment,
+						      const struct flow *flow)
+{
+	__u32 beyond = segment_end(segment) - flow->next_request_seq;
+
+	if (!beyond || beyond >> 31)
+		return DROP_CHANGED;
+	return beyond > ASK_SEQ_REACH ? DROP_OUT_OF_ORDER : send_reset(ctx, segment, TX_RESET_RECOVERED);
+}
+
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segment *segment,
@@ -390,6 +405,8 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 		return on_answered_data(ctx, segment, entry);
 	if (flow->state == FLOW_FALLBACK)
 		return forward_to_fallback(ctx, segment, flow);
+	if (flow->state == FLOW_RECOVERED)
+		return on_recovered_data(ctx, segment, flow);
 	if (!seq_before(segment->seq, flow->next_request_seq))
 		return DROP_OUT_OF_ORDER;
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
@@ -493,6 +510,10 @@ const volatile struct {
 	enum path_kind path_kind;
 	enum host_kind host_kind;
 	enum flow_state flow_state;
+	enum ask_kind ask_kind;
+	enum answer_taken answer_taken;
+	struct lost_segment lost_segment;
+	struct ask_call ask_call;
 	struct maglev_slots maglev_slots;
 	struct event event;
 } contract_types = {};

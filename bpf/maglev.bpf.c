@@ -1,32 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fills Maglev tables. Nothing of it is on the packet path: the control plane runs it for each table that it
- * makes, because a table is a quarter of a million steps of a few machine instructions each, which take forty
- * milliseconds in Python and two here. rauta/maglev.py defines what comes out.
+ * Fills Maglev tables. Nothing of it is on the packet path: the control plane runs it for each table that
+ * it makes, because a table is a quarter of a million steps of a few machine instructions each, which take
+ * forty milliseconds in Python and two here. rauta/maglev.py defines what comes out.
  *
- * Each run of `fill` goes some rounds further, so that even a table of 4,096 backends holds no CPU for long.
- * `deliver` then copies the table into an inner map.
+ * Each run of `fill` goes some rounds further, so that even a table of 4,096 backends holds no CPU for
+ * long. `deliver` then copies the table into an inner map.
  */
 #include "kernel.h"
 #include "maglev.h"
 
 #define ATTEMPTS 16 /* slots that a call of try_slots looks at */
+#define BACKENDS 16 /* that a call of take_turns looks at */
 #define TARGETS	 64 /* MAX_TABLES in rauta/maglev.py */
 
-struct preference {	 /* of one backend, in the order in which turns are taken */
-	__u32 slot;	 /* the next one that it would like */
-	__u32 skip;	 /* from there to the one after it, 1..MAGLEV_SLOTS - 1 */
-	__u32 weight;	 /* above 0 */
-	__u32 turns;	 /* taken so far */
-	__u32 backend;	 /* what its slots say */
+struct preference {    /* of one backend, in the order in which turns are taken */
+	__u32 slot;    /* the next one that it would like */
+	__u32 skip;    /* from there to the one after it, 1..MAGLEV_SLOTS - 1 */
+	__u32 weight;  /* above 0 */
+	__u32 turns;   /* taken so far */
+	__u32 backend; /* what its slots say */
 };
 
 struct filling {
-	__u32 backends; /* how many take turns */
-	__u32 heaviest; /* the largest weight */
-	__u32 rounds;	/* in a run */
-	__u32 round;	/* the next one */
-	__u32 taken;	/* slots */
+	__u32 backends;		 /* how many take turns */
+	__u32 heaviest;		 /* the largest weight */
+	__u32 rounds;		 /* in a run */
+	__u32 round;		 /* the next one */
+	__u32 taken;		 /* slots */
+	__u32 due[MAX_BACKENDS]; /* the round in which each one takes its next turn */
 };
 
 struct table { /* an inner map of `clusters`, in one piece */
@@ -67,7 +69,6 @@ struct { /* inner maps to be delivered to */
 
 struct turn {
 	struct table *table;
-	struct filling *filling;
 	struct preference *preference;
 };
 
@@ -92,31 +93,54 @@ static long try_slots(__u32 number, struct turn *turn)
 	return 0;
 }
 
-static long take_turn(__u32 index, struct turn *round)
+/* 1: all slots are taken. Global: verified once. */
+__noinline int take_turn(__u32 index)
 {
 	struct preference *preference = bpf_map_lookup_elem(&preferences, &index);
-	struct filling *filling = round->filling;
-	struct turn turn = { .table = round->table, .preference = preference };
+	__u32 zero = 0;
+	struct filling *filling = bpf_map_lookup_elem(&fillings, &zero);
+	struct turn turn = { .table = bpf_map_lookup_elem(&tables, &zero), .preference = preference };
 
-	if (!preference)
+	if (!preference || !preference->weight || !filling || !turn.table)
 		return 1;
-	if ((__u64)filling->round * preference->weight < (__u64)preference->turns * filling->heaviest)
-		return 0;
 	if (!try_slots(0, &turn)) /* mostly enough */
 		bpf_loop(MAGLEV_SLOTS / ATTEMPTS + 1, try_slots, &turn, 0);
 	if (preference->slot >= MAGLEV_SLOTS)
 		return 1;
 	turn.table->backend[preference->slot] = preference->backend;
 	preference->turns++;
+	filling->due[index & (MAX_BACKENDS - 1)] =
+		((__u64)preference->turns * filling->heaviest + preference->weight - 1) /
+		preference->weight;
 	filling->taken++;
 	return filling->taken >= MAGLEV_SLOTS;
 }
 
-static long go_round(__u32 number, struct turn *round)
+/* Where weights differ much, most have no turn in most rounds: that must cost little. */
+static long take_turns(__u32 number, struct filling **where)
 {
-	bpf_loop(round->filling->backends, take_turn, round, 0);
-	round->filling->round++;
-	return round->filling->taken >= MAGLEV_SLOTS;
+	struct filling *filling = *where;
+	__u32 first = number * BACKENDS, *due = filling->due;
+
+	if (first > MAX_BACKENDS - BACKENDS)
+		return 1;
+	due += first;
+	for (__u32 i = 0; i < BACKENDS; i++) {
+		if (first + i >= filling->backends)
+			return 1;
+		if (due[i] <= filling->round && take_turn(first + i))
+			return 1;
+	}
+	return 0;
+}
+
+static long go_round(__u32 number, struct filling **where)
+{
+	struct filling *filling = *where;
+
+	bpf_loop(filling->backends / BACKENDS + 1, take_turns, where, 0);
+	filling->round++;
+	return filling->taken >= MAGLEV_SLOTS;
 }
 
 /* 1: the table is full. */
@@ -124,15 +148,12 @@ SEC("syscall")
 int fill(void *ctx)
 {
 	__u32 zero = 0;
-	struct turn round = {
-		.table = bpf_map_lookup_elem(&tables, &zero),
-		.filling = bpf_map_lookup_elem(&fillings, &zero),
-	};
+	struct filling *filling = bpf_map_lookup_elem(&fillings, &zero);
 
-	if (!round.table || !round.filling)
+	if (!filling)
 		return 0;
-	bpf_loop(round.filling->rounds, go_round, &round, 0);
-	return round.filling->taken >= MAGLEV_SLOTS;
+	bpf_loop(filling->rounds, go_round, &filling, 0);
+	return filling->taken >= MAGLEV_SLOTS;
 }
 
 struct copy {

@@ -3,9 +3,10 @@
  * A first request whose cookie is valid, decapsulated and translated: the listener gets a connection out of
  * it, in mid-stream.
  *
- * The kfunc takes the echoed timestamp as "now", so a socket would start with a measured round trip of 1
- * ms, probe after 6-12 ms and time out after 207 ms. RTT_BUMP_MS makes its first estimate 333 ms, and so
- * its first timeout the 1 s of RFC 6298; the real round trips soon replace it.
+ * The socket's first measurement is what its clock of timestamps says, which the kfunc sets by `rcv_tsecr`, less what
+ * the first request echoes. So the age of the handshake, added to that, is what the kernel takes for the round trip. A
+ * client that said nothing for a while looks far away by that, and an unknown age says nothing: then the kernel gets
+ * no echo, measures nothing, and waits for the first acknowledgement. docs/tcp.md has the reasons and figures.
  */
 #pragma once
 
@@ -15,22 +16,39 @@
 #include "socket.h"
 #include "translate.h"
 
-static __always_inline void set_timestamps(struct __sk_buff *skb, __u32 header_length,
+/*
+ * The request echoes nothing any more, which is what a TSecr of 0 means. 0, or negative. The checksum is a sum of pairs
+ * of bytes; if the option is at an odd place, those of the echo are pairs with their neighbours.
+ */
+static __always_inline long forget_echo(struct __sk_buff *skb, const struct option_bytes *options)
+{
+	__u32 at = TCP_OFFSET(source) + TCP_LENGTH + (options->tsecr_at & 63);
+	__be32 nothing = 0, echo = options->tsecr;
+
+	if (at & 1)
+		echo = echo << 8 | echo >> 24;
+	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), echo, nothing, sizeof(nothing)))
+		return -1;
+	return bpf_skb_store_bytes(skb, at, &nothing, sizeof(nothing), 0);
+}
+
+static __always_inline long set_timestamps(struct __sk_buff *skb, __u32 header_length, __u16 age,
 					   struct bpf_tcp_req_attrs *attrs)
 {
 	struct option_bytes *options = option_scratch();
 	__u32 length = header_length - TCP_LENGTH;
 
 	if (!options || header_length <= TCP_LENGTH || length > TCP_MAX_OPTIONS)
-		return;
+		return 0;
 	if (bpf_skb_load_bytes(skb, ETH_LENGTH + IP_LENGTH + TCP_LENGTH, options->bytes,
 			       bounded_length(length, TCP_MAX_OPTIONS)))
-		return;
+		return 0;
 	if (parse_tcp_options(length) || !options->timestamps)
-		return;
+		return 0;
 	attrs->tstamp_ok = 1;
 	attrs->rcv_tsval = bpf_ntohl(options->tsval);
-	attrs->rcv_tsecr = bpf_ntohl(options->tsecr) + RTT_BUMP_MS;
+	attrs->rcv_tsecr = bpf_ntohl(options->tsecr) + age;
+	return age && age <= LONGEST_TRIP_MS ? 0 : forget_echo(skb, options);
 }
 
 /* The options that the client's SYN had, as the cookie remembers them. */
@@ -61,7 +79,8 @@ static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct 
 	if (is_mptcp(tcp))
 		return AGENT_DROP_MPTCP;
 	set_options(&attrs, mapping->cookie);
-	set_timestamps(skb, header_length, &attrs);
+	if (set_timestamps(skb, header_length, mapping->age, &attrs))
+		return AGENT_DROP_MALFORMED;
 	if (remember(local, mapping, MAPPING_OPENING))
 		return AGENT_DROP_REFUSED;
 	if (bpf_sk_assign_tcp_reqsk(skb, (struct sock *)tcp, &attrs, sizeof(attrs)))

@@ -31,11 +31,13 @@ extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk, struc
 
 struct tcp_sock {
 	__u32 rcv_nxt;
+	__u32 snd_nxt;
 	_Bool is_mptcp;
 } __attribute__((preserve_access_index));
 
 struct sock_common {
 	__u32 skc_tw_rcv_nxt;
+	__u32 skc_tw_snd_nxt;
 } __attribute__((preserve_access_index));
 
 struct inet_timewait_sock {
@@ -79,22 +81,40 @@ static __always_inline int has_numbers(struct bpf_sock *sk, const struct mapping
 	       tcp->snd_una - (__u32)tcp->bytes_acked - 1 == mapping->cookie;
 }
 
-/* The sequence number that the socket expects next, the only one at which it believes a reset (RFC
- * 5961, 3.2). 0 and *next, or -1. */
-static __always_inline int next_expected(struct bpf_sock *sk, __u32 *next)
+struct stream { /* where both directions of a connection stand */
+	__u32 received; /* the number that the socket expects next */
+	__u32 sent;	/* the number that it sends next */
+};
+
+/* Of a connection, also in TIME_WAIT; 0, or -1. */
+static __always_inline int read_stream(struct bpf_sock *sk, struct stream *stream)
 {
 	if (sk->state == BPF_TCP_TIME_WAIT) {
 		struct tcp_timewait_sock *waiting = (void *)bpf_skc_to_tcp_timewait_sock(sk);
 
 		if (!waiting)
 			return -1;
-		*next = waiting->tw_sk.__tw_common.skc_tw_rcv_nxt;
+		stream->received = waiting->tw_sk.__tw_common.skc_tw_rcv_nxt;
+		stream->sent = waiting->tw_sk.__tw_common.skc_tw_snd_nxt;
 	} else {
 		struct tcp_sock *tcp = (void *)bpf_skc_to_tcp_sock(sk);
 
 		if (!tcp)
 			return -1;
-		*next = tcp->rcv_nxt;
+		stream->received = tcp->rcv_nxt;
+		stream->sent = tcp->snd_nxt;
 	}
+	return 0;
+}
+
+/* The sequence number that the socket expects next, the only one at which it believes a reset (RFC
+ * 5961, 3.2). 0 and *next, or -1. */
+static __always_inline int next_expected(struct bpf_sock *sk, __u32 *next)
+{
+	struct stream stream;
+
+	if (read_stream(sk, &stream))
+		return -1;
+	*next = stream.received;
 	return 0;
 }

@@ -21,6 +21,7 @@ struct option_bytes {
 	__u8 wscale; /* COOKIE_NO_WSCALE: absent */
 	__u8 sack;
 	__u8 timestamps;
+	__u8 tsecr_at; /* where it is, if timestamps */
 	__u32 zero; /* always 0, see forget() */
 };
 
@@ -59,6 +60,7 @@ static __always_inline void read_option(struct option_bytes *options, __u32 at, 
 		options->timestamps = 1;
 		options->tsval = RAW32(options, at + 2);
 		options->tsecr = RAW32(options, at + 6);
+		options->tsecr_at = at + 6;
 	}
 }
 

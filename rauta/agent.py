@@ -3,11 +3,15 @@
     with Agent.load(load_config("shop.yaml"), keys, backend="web-1") as agent:
         agent.attach("eth0")
 
+The router's own host has the same agent, for the fallback: rauta.router loads and attaches it.
+
 Everything is in the maps before the programs are attached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
@@ -33,14 +37,32 @@ class Agent(loading.Loaded):
         what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
         services = tables.services(config, backend)
+        return cls._load(config, keys, services, asked_at=config.backends()[backend].address)
+
+    @classmethod
+    def load_fallback(cls, config: Config, keys: Keys, address: IPv4Address) -> Self:
+        """Likewise for the router's own host, where a fallback listens on that address: all VIPs.
+
+        RautaError if the configuration has no fallback, or uses that address for something else.
+        """
+        return cls._load(config, keys, tables.fallback_services(config, address))
+
+    @classmethod
+    def _load(
+        cls, config: Config, keys: Keys, services: Sequence[tables.Entry], asked_at: IPv4Address | None = None
+    ) -> Self:
         agent = cls(loading.open_object("agent"))
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
             agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
+            if config.recovery is not None and asked_at is not None:
+                agent.object.rodata["ask_address"] = tables.be32(asked_at)
+                agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
             agent.object.load()
             agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
+            agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))
             agent.object.maps["services"].update_batch(services)
         except BaseException:
             agent.close()

@@ -3,11 +3,13 @@
     version: 1
     encapsulation: {source: 198.19.0.0/24}     # outer source addresses, one a flow; must route back to the router
     flows: 131072                              # size of the flow table
+    recovery: {port: 21057, rate: 1000}        # may be left out: ask the backends about flows that are not in it
+    fallback: {port: 8000}                     # optional: the proxy on the router's host, see docs/fallback.md
     vips:
       - name: shop
         address: 198.18.100.80
         port: 80
-        no_route: 404                          # or: reset
+        no_route: 404                          # or: reset; or: fallback
         routes:
           - {prefix: /api, cluster: api}                                   # exactly one of prefix and exact
           - {host: shop.test, exact: /health, method: GET, cluster: web}   # host and method may be left out
@@ -33,8 +35,18 @@ from rauta.contract import MAX_CLUSTERS, MAX_VIPS
 from rauta.document import load_document
 from rauta.mistakes import together
 
-__all__ = ["MAX_WEIGHT", "Backend", "Cluster", "Config", "Encapsulation", "Route", "Vip", "load_config"]
-
+__all__ = [
+    "MAX_WEIGHT",
+    "Backend",
+    "Cluster",
+    "Config",
+    "Encapsulation",
+    "Fallback",
+    "Recovery",
+    "Route",
+    "Vip",
+    "load_config",
+]
 
 MAX_WEIGHT = 65535
 
@@ -93,7 +105,7 @@ class Vip(_Model):
     name: Name
     address: Address
     port: Port
-    no_route: Literal[404, "reset"] = 404
+    no_route: Literal[404, "reset", "fallback"] = 404
     routes: tuple[Route, ...]
 
 
@@ -123,12 +135,34 @@ class Encapsulation(_Model):
     source: Annotated[IPv4Network, AfterValidator(_sources)]
 
 
+class Recovery(_Model):
+    """Flows that lost their entry are asked about (docs/recovery.md).
+
+    `port`: the UDP port at which agents are asked. `rate`: about how many segments a second, at most, on each router.
+    """
+
+    port: Port = 21057
+    rate: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1000
+
+
+class Fallback(_Model):
+    """A proxy on the router's own host, for what XDP does not route: it listens on a port of its own for each VIP.
+
+    The first VIP's is `port`, the next one's the number after it: two VIPs never share a port, or a client that uses
+    one of its ports for both would meet itself.
+    """
+
+    port: Port
+
+
 class Config(_Model):
     """A whole configuration, checked: every name it uses is defined, and nothing in it contradicts anything else."""
 
     version: Literal[1]
     encapsulation: Encapsulation
     flows: Annotated[int, Field(strict=True, ge=1024, le=1 << 24)] = 131072
+    recovery: Recovery | None = None
+    fallback: Fallback | None = None
     vips: Annotated[tuple[Vip, ...], Field(max_length=MAX_VIPS)]
     clusters: Annotated[tuple[Cluster, ...], Field(max_length=MAX_CLUSTERS)]
 
@@ -144,6 +178,12 @@ class Config(_Model):
             for backend in cluster.backends:
                 found.setdefault(backend.name, backend)
         return dict(sorted(found.items()))
+
+    def fallback_ports(self) -> dict[str, int]:
+        """The port that each VIP has at the fallback, by the VIP's name; empty if there is no fallback."""
+        if self.fallback is None:
+            return {}
+        return {vip.name: self.fallback.port + number for number, vip in enumerate(self.vips)}
 
 
 def load_config(path: str | Path) -> Config:

@@ -10,6 +10,7 @@ How many there are is up to `EventRates`; `Router.event_counts` says how many th
 
 from __future__ import annotations
 
+import select
 import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -59,8 +60,7 @@ class EventReader:
         self._vips = ("", *(vip.name for vip in config.vips))
         self._routes = dict(enumerate(route for vip in config.vips for route in vip.routes))
         self._backends = {index: name for name, index in tables.backend_indices(config).items()}
-        self._events: list[Event] = []
-        self._ring = RingBuffer(router.object.maps["events"], self._take)
+        self._ring = RingBuffer(router.object.maps["events"])
 
     def __enter__(self) -> Self:
         return self
@@ -79,16 +79,14 @@ class EventReader:
 
         Those of one CPU are in the order of their packets.
         """
-        self._ring.poll(timeout_ms)
-        events, self._events = self._events, []
-        return events
+        waiting = select.poll()
+        waiting.register(self._ring, select.POLLIN)
+        waiting.poll(timeout_ms)
+        return [self._event(self._layout.unpack(record)) for record in self._ring.read()]
 
     def close(self) -> None:
         """Stops reading; safe to repeat. Events go on filling the buffer until it is full."""
         self._ring.close()
-
-    def _take(self, record: bytes) -> None:
-        self._events.append(self._event(self._layout.unpack(record)))
 
     def _event(self, fields: dict[str, Any]) -> Event:
         four, verdict = fields["tuple"], fields["verdict"]

@@ -20,6 +20,7 @@ _COOKIE_BYTES = 2 * _COOKIE_KEY_BYTES
 _HASH_KEY_BYTES = 8
 _DIGEST_LABEL = b"rauta head digest"
 _CONSUMED_LABEL = b"rauta consumed connections"
+_ASK_LABEL = b"rauta ask"
 
 SipHashKey = tuple[int, int]
 
@@ -46,6 +47,15 @@ class CookieKeys:
         raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
         derived = hashlib.shake_256(_CONSUMED_LABEL + raw).digest(_COOKIE_KEY_BYTES)
         return int.from_bytes(derived[:8], "little"), int.from_bytes(derived[8:], "little")
+
+    @property
+    def ask_keys(self) -> tuple[SipHashKey, SipHashKey]:
+        """The keys of what routers ask agents (docs/recovery.md), by epoch: each is SHAKE-256 of a cookie key.
+
+        No tag under them is ever a cookie, and whoever rotates the cookie keys rotates these.
+        """
+        first, second = (_derived_key(_ASK_LABEL, key) for key in self.by_epoch)
+        return first, second
 
     @classmethod
     def generate(cls) -> CookieKeys:
@@ -96,6 +106,12 @@ class Keys:
     def with_fresh_route_key(self) -> Keys:
         """The same keys but for the route key: used when two configured names or paths collide under the old one."""
         return replace(self, route_key=int.from_bytes(secrets.token_bytes(_HASH_KEY_BYTES), "little"))
+
+
+def _derived_key(label: bytes, key: SipHashKey) -> SipHashKey:
+    raw = b"".join(half.to_bytes(_HASH_KEY_BYTES, "little") for half in key)
+    made = hashlib.shake_256(label + raw).digest(_COOKIE_KEY_BYTES)
+    return int.from_bytes(made[:_HASH_KEY_BYTES], "little"), int.from_bytes(made[_HASH_KEY_BYTES:], "little")
 
 
 def _require_length(what: str, raw: bytes, length: int) -> None:

@@ -31,11 +31,12 @@ is 1 % of the slots more than any table with the new shares must move.
   drained or gets another weight: at 100 backends it moves 0.3 to 0.7 % of the slots more than d, and hardly ever over
   1 %, where one weight is far above the others. So a router that has lived through such changes has the table of one
   that starts now.
-* When many weights change at once it does not, and no function of the weights alone could: it would be two parties
-  drawing from their own distributions without a word between them, who differ with a probability of up to
-  2d / (1 + d) whatever they do (Bavarian et al., "Optimality of Correlated Sampling Strategies", Theory of Computing
-  16, 2020). Then the new table comes from the old one: a slot stays where it is unless its backend has more than its
-  new share, and what is left of the allowance brings slots to the owner that the fresh table names.
+* When many weights change at once it does not, and no function of the weights alone could for all changes: it would be
+  two parties drawing from their own distributions without a word between them, and whatever they do, there are
+  distributions at a distance of d with which they differ in about 2d / (1 + d) of all cases (Bavarian et al.,
+  "Optimality of Correlated Sampling Strategies", Theory of Computing 16, 2020). Then the new table comes from the old
+  one: a slot stays where it is unless its backend has more than its new share, and what is left of the allowance brings
+  slots to the owner that the fresh table names.
 
 What the second case costs: until then equal routers, one of which starts again, disagree on the slots in which its
 fresh table and the repaired one differ; after all weights of 100 backends were drawn anew, on about one in ten. A
@@ -115,7 +116,7 @@ class Builder:
         targets.update_batch((target, table) for target, (table, _) in enumerate(tables))
         for target, (table, weights) in enumerate(tables):
             self._fill(weights, indices)
-            if not deliver.call(target.to_bytes(4, sys.byteorder)):
+            if not deliver.call(target.to_bytes(4, sys.byteorder))[0]:
                 raise BpfError(f"filling {table!r}", "the builder does not have it")
 
     def _fill(self, weights: Mapping[str, int], indices: Mapping[str, int]) -> None:
@@ -128,7 +129,7 @@ class Builder:
         maps["preferences"].update_batch((turn, _preference(name, weights, indices)) for turn, name in enumerate(names))
         filling = {"backends": len(names), "heaviest": max(weights.values()), "rounds": _TURNS_PER_RUN // len(names)}
         maps["fillings"].update(0, filling)
-        while not self._object.programs["fill"].call():
+        while not self._object.programs["fill"].call()[0]:
             pass
 
 

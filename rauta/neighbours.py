@@ -20,13 +20,13 @@ from ipaddress import IPv4Address
 from rauta import rtnetlink
 from rauta.errors import RautaError
 
-__all__ = ["NextHop", "hardware_address", "next_hops"]
+__all__ = ["NextHop", "hardware_address", "next_hops", "own_address"]
 
 _DEADLINE = 2.0  # seconds; the kernel repeats an ARP request after one (retrans_time_ms, arp(7))
 _PAUSE = 0.005  # seconds between two looks at the neighbour table
 _DISCARD_PORT = 9
 _MAC_BYTES = 6
-_SIOCGIFHWADDR = 0x8927  # netdevice(7); linux/sockios.h
+_SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927  # netdevice(7); linux/sockios.h
 _IFREQ = struct.Struct("16sH14x8x")  # struct ifreq: name, then struct sockaddr: family, address
 
 
@@ -68,13 +68,34 @@ def next_hops(addresses: Iterable[IPv4Address], interfaces: Collection[int]) -> 
 def hardware_address(interface: int) -> bytes:
     """The MAC address, 6 bytes, of the interface of that index. RautaError if there is no such interface."""
     try:
-        name = socket.if_indextoname(interface)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            answer = fcntl.ioctl(control, _SIOCGIFHWADDR, _IFREQ.pack(name.encode(), 0))
+        return _asked(_SIOCGIFHWADDR, interface)[18 : 18 + _MAC_BYTES]
     except OSError as error:
         advice = "Is it still in this network namespace?"
         raise RautaError(f"reading the MAC address of interface {interface}", str(error.strerror), advice) from error
-    return answer[18 : 18 + _MAC_BYTES]
+
+
+def own_address(interface: int, towards: Iterable[IPv4Address]) -> IPv4Address:
+    """This host's own address: the first one of the interface of that index.
+
+    If that has none, the one from which the kernel sends to the first of the addresses `towards`. RautaError if there
+    is neither.
+    """
+    try:
+        return IPv4Address(_asked(_SIOCGIFADDR, interface)[20:24])
+    except OSError as error:
+        for address in towards:
+            with contextlib.suppress(OSError):
+                if source := rtnetlink.route_to(address).source:
+                    return source
+        tried = f"looking for this host's own address on {socket.if_indextoname(interface)}"
+        raise RautaError(tried, str(error.strerror), "Give it one: ip address add ...") from error
+
+
+def _asked(request: int, interface: int) -> bytes:
+    """What a request of netdevice(7) says of an interface."""
+    name = socket.if_indextoname(interface)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        return fcntl.ioctl(control, request, _IFREQ.pack(name.encode(), 0))
 
 
 def _next_hop(address: IPv4Address, interfaces: Collection[int]) -> _Hop:

@@ -22,6 +22,8 @@ __all__ = ["mistakes"]
 
 Value = TypeVar("Value")
 
+_MAX_PORT = 65535
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -72,9 +74,10 @@ def mistakes(data: Any) -> Iterator[Mistake]:
     if routes > MAX_ROUTES:
         yield root.mistake("vips", f"have {routes} routes", f"at most {MAX_ROUTES} in all VIPs")
     yield from _unknown_clusters(vips, clusters)
-    yield from _backends(clusters)
+    yield from _backends(clusters, MAX_BACKENDS - (root.fields.get("fallback") is not None))
     yield from _local_ports(vips, clusters)
     yield from _loops(root, vips, clusters)
+    yield from _fallback(root, vips)
 
 
 def _raw(data: Any) -> Any:
@@ -151,8 +154,8 @@ def _unknown_clusters(vips: Iterable[_Entry], clusters: Iterable[_Entry]) -> Ite
             )
 
 
-def _backends(clusters: Iterable[_Entry]) -> Iterator[Mistake]:
-    """One name at two places, and more backends than the routers' tables hold."""
+def _backends(clusters: Iterable[_Entry], limit: int) -> Iterator[Mistake]:
+    """One name at two places, and more backends than the routers' tables hold: a fallback is one more there."""
     first: dict[str, tuple[Hashable, Location]] = {}
     for backend in chain.from_iterable(cluster.each("backends") for cluster in clusters):
         name, endpoint = backend.text("name"), backend.endpoint()
@@ -162,8 +165,9 @@ def _backends(clusters: Iterable[_Entry]) -> Iterator[Mistake]:
         if known != endpoint and where[:2] != backend.path[:2]:  # within one cluster it is a repeated name
             problem = f"{name!r} has another address or port in {_where(where)}"
             yield backend.mistake("name", problem, "the same address and port wherever a backend is named")
-        elif len(first) == MAX_BACKENDS + 1 and where == backend.path:
-            yield backend.mistake("", f"is the backend number {len(first)}", f"at most {MAX_BACKENDS} in all clusters")
+        elif len(first) == limit + 1 and where == backend.path:
+            less = "" if limit == MAX_BACKENDS else ", one less with a fallback"
+            yield backend.mistake("", f"is the backend number {len(first)}", f"at most {limit} in all clusters{less}")
 
 
 def _local_ports(vips: Iterable[_Entry], clusters: Iterable[_Entry]) -> Iterator[Mistake]:
@@ -215,3 +219,18 @@ def _loops(root: _Entry, vips: Iterable[_Entry], clusters: Iterable[_Entry]) -> 
         address = entry.address()
         if sources and address and address in sources:
             yield entry.mistake("address", f"{address} is in encapsulation.source", f"an address outside {sources}")
+
+
+def _fallback(root: _Entry, vips: list[_Entry]) -> Iterator[Mistake]:
+    """VIPs that count on a fallback which is not there, or that would have no port at it."""
+    fallback = root.fields.get("fallback")
+    for vip in vips:
+        if fallback is None and vip.fields.get("no_route") == "fallback":
+            yield vip.mistake("no_route", "there is no `fallback`", "404 or reset; or add `fallback: {port: 8000}`")
+    port = fallback.get("port") if isinstance(fallback, Mapping) else None
+    if not isinstance(port, int) or port > _MAX_PORT:
+        return
+    last = port + len(vips) - 1
+    if last > _MAX_PORT:
+        problem = f"VIP number {len(vips)} would have port {last}"
+        yield Mistake(("fallback", "port"), problem, f"at most {_MAX_PORT - len(vips) + 1} with {len(vips)} VIPs")

@@ -4,17 +4,23 @@
         router.attach("eth0")           clients and backends on one network (one-armed)
         router.attach("eth0", "eth1")   or on several: clients may come in on each, backends be behind each
 
-Everything is in the maps before the program is attached, so no packet meets a half-configured router.
+Everything is in the maps before the program is attached, so no packet meets a half-configured router. If the
+configuration has a fallback, an agent comes with it, which takes the fallback's connections to the proxy: start that
+first (rauta.fallback).
 """
 
 from __future__ import annotations
 
+import math
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rauta import loading, neighbours, offloads, tables
+from rauta import asks, loading, neighbours, offloads, tables
+from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted
 from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
 from rauta.config import Config, Route
@@ -27,8 +33,11 @@ from rauta.observation import Observation
 __all__ = ["EventCounts", "RouteRequests", "Router"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
+_FALLBACK = "FALLBACK_"
+_FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
 _KEY_DRAWS = 8
+_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
 _DEFAULT_OBSERVATION = Observation()
 _CLASS = "CLASS_"
 
@@ -67,6 +76,7 @@ class Router(loading.Loaded):
         self.observation = observation
         self.keys = keys
         self._attached = False
+        self._fallback_agent: Agent | None = None
 
     @classmethod
     def load(cls, config: Config, keys: Keys, *, observation: Observation = _DEFAULT_OBSERVATION) -> Self:
@@ -79,6 +89,7 @@ class Router(loading.Loaded):
         router = cls(loading.open_object("ingress"), config, keys, observation)
         try:
             router._set_constants()
+            asks.prepare(router.object, config)
             observation.prepare(router.object)
             router._size_maps(content)
             router.object.load()
@@ -96,6 +107,9 @@ class Router(loading.Loaded):
         of that one must be able to send for XDP (veth: its peer needs an XDP program, too). RautaError if there is no
         such interface, a backend cannot be reached through any of them, or this router is attached already; AttachError
         if the kernel refuses. Then it is attached nowhere.
+
+        A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
+        that takes what every agent takes (Linux 6.9, tcp_syncookies).
         """
         tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
         if self._attached:
@@ -105,6 +119,8 @@ class Router(loading.Loaded):
         indices = {loading.interface_index(interface): interface for interface in interfaces}
         self._fill_backends(list(indices))
         with ExitStack() as undo:
+            if self.config.fallback is not None:
+                self._attach_fallback(list(indices), undo)
             attachments = tuple(self._attach_one(index, name, mode, undo) for index, name in indices.items())
             self._undo_here(undo.pop_all().close)
         self._attached = True
@@ -128,6 +144,36 @@ class Router(loading.Loaded):
         self._balancer().replace(number, before, after)
         clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
         self.config = self.config.model_copy(update={"clusters": clusters})
+
+    def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
+        """The fallback's place among the backends, and its agent."""
+        backends = self.config.backends().values()
+        address = neighbours.own_address(interfaces[0], (backend.address for backend in backends))
+        agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address))
+        for interface in interfaces:
+            agent.attach(socket.if_indextoname(interface))
+        entry = tables.local_backend_entry(address)
+        self.object.maps["backends"].update(tables.fallback_index(self.config), entry)
+        self._fallback_agent = agent
+        undo.callback(self._forget_fallback)
+
+    def _forget_fallback(self) -> None:
+        self._fallback_agent = None
+
+    @property
+    def fallback_agent(self) -> Agent | None:
+        """The agent on this host that brings the fallback its connections, while there is one."""
+        return self._fallback_agent
+
+    @property
+    def fast_path_share(self) -> float | None:
+        """How many of the connections that said something were routed here, and not handed to the fallback: 0 to 1.
+
+        By their first requests. None before the first one. What the router answered itself counts as neither.
+        """
+        counters = self.counters()
+        routed, handed = counters["ROUTED_FIRST"], sum(counters[reason] for reason in _handed_over(counters))
+        return routed / (routed + handed) if routed + handed else None
 
     @property
     def requests_routed(self) -> int:
@@ -183,6 +229,7 @@ class Router(loading.Loaded):
         self.object.rodata["flow_sets"] = _flow_sets(self.config)
         self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
         self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)
+        self.object.rodata["tick_ms"] = math.ceil(time.clock_getres(_MONOTONIC_COARSE) * 1000)
 
     def _size_maps(self, content: tables.RouterTables) -> None:
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
@@ -193,6 +240,7 @@ class Router(loading.Loaded):
     def _fill_maps(self, content: tables.RouterTables) -> None:
         maps = self.object.maps
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
+        maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
         self._balancer().fill(self.config.clusters)
@@ -214,6 +262,11 @@ class Router(loading.Loaded):
             value = tables.backend_entry(backend, hop.mac, interface=interface, source=sources[hop.interface])
             entries.append((indices[name], value))
         self.object.maps["backends"].update_batch(entries)
+
+
+def _handed_over(counters: Mapping[str, int]) -> list[str]:
+    """The verdicts on the first data of connections that the fallback gets: its reasons."""
+    return [name for name in counters if name.startswith(_FALLBACK) and name not in _FALLBACK_LATER]
 
 
 def _flow_sets(config: Config) -> int:

@@ -23,7 +23,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _ERROR, _DONE = 2, 3  # NLMSG_*
 _REQUEST, _DUMP = 0x001, 0x300  # NLM_F_*
 _GET_ROUTE, _GET_NEIGHBOURS = 26, 30  # RTM_GETROUTE, RTM_GETNEIGH
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
 _NDA_DST, _NDA_LLADDR = 1, 2
 _ATTRIBUTE_TYPE = 0x3FFF  # NLA_TYPE_MASK
 _BUFFER = 1 << 16  # bytes; the kernel's dumps come in messages of at most 32 KB
@@ -34,11 +34,15 @@ _HAS_ADDRESS = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, STALE, DELAY, 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How the kernel would send to an address: `kind` is RTN_* (UNICAST, local, blackhole), `interface` an index."""
+    """How the kernel would send to an address: `kind` is RTN_* (UNICAST, local, blackhole), `interface` an index.
+
+    `source`: the address of this host's that it would send from.
+    """
 
     kind: int
     interface: int
     gateway: IPv4Address | None
+    source: IPv4Address | None
 
 
 def route_to(address: IPv4Address) -> Route:
@@ -47,8 +51,8 @@ def route_to(address: IPv4Address) -> Route:
     message = next(_ask(_GET_ROUTE, _REQUEST, body))
     kind = _ROUTE.unpack_from(message)[7]
     found = dict(_attributes(message[_ROUTE.size :]))
-    gateway = IPv4Address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None
-    return Route(kind, int.from_bytes(found.get(_RTA_OIF, b""), sys.byteorder), gateway)
+    interface = int.from_bytes(found.get(_RTA_OIF, b""), sys.byteorder)
+    return Route(kind, interface, _address(found.get(_RTA_GATEWAY)), _address(found.get(_RTA_PREFSRC)))
 
 
 def neighbours(interface: int) -> dict[IPv4Address, bytes]:
@@ -60,6 +64,10 @@ def neighbours(interface: int) -> dict[IPv4Address, bytes]:
         if where == interface and state & _HAS_ADDRESS and found.get(_NDA_LLADDR):
             known[IPv4Address(found[_NDA_DST])] = found[_NDA_LLADDR]
     return known
+
+
+def _address(value: bytes | None) -> IPv4Address | None:
+    return IPv4Address(value) if value is not None else None
 
 
 def _ask(kind: int, flags: int, body: bytes) -> Iterator[bytes]:

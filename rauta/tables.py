@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from rauta import paths
 from rauta.config import Backend, Config, Route, Vip
 from rauta.contract import (
+    BACKEND_LOCAL,
     MAGLEV_PACKED,
     MAGLEV_SLOTS,
     NO_BACKEND,
@@ -36,13 +37,19 @@ from rauta.keys import CookieKeys
 __all__ = [
     "Entry",
     "HashCollision",
+    "Holder",
     "RouterTables",
     "address",
+    "ask_keys_entry",
     "backend_entry",
     "backend_indices",
     "be16",
     "be32",
     "cookie_keys_entry",
+    "fallback_index",
+    "fallback_services",
+    "holders",
+    "local_backend_entry",
     "maglev_table",
     "maglev_values",
     "path_hash",
@@ -62,7 +69,7 @@ _Numbered: TypeAlias = tuple[int, Route]
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD_BITS = (1 << 64) - 1
 _WORD_BYTES = 8
-_NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET}
+_NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET, "fallback": NoRouteAnswer.FALLBACK}
 
 
 class HashCollision(RautaError):
@@ -140,8 +147,9 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
     tables = RouterTables()
     clusters = {cluster.name: index for index, cluster in enumerate(config.clusters)}
     host_ids, numbers = count(1), count()
+    fallback = 0 if config.fallback is None else fallback_index(config) + 1
     for vip_id, vip in enumerate(config.vips, start=1):
-        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0}
+        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0, "fallback": fallback}
         for host, numbered in _by_host(vip, numbers).items():
             host_id, shapes = next(host_ids), _shapes(route for _, route in numbered)
             if host is None:
@@ -230,6 +238,16 @@ def backend_entry(backend: Backend, next_hop: bytes, *, interface: int = 0, sour
     return {"address": be32(backend.address), "next_hop": next_hop, "source": source, "interface": interface}
 
 
+def fallback_index(config: Config) -> int:
+    """The fallback's index in the map `backends`: behind all others."""
+    return len(config.backends())
+
+
+def local_backend_entry(address: IPv4Address) -> dict[str, Any]:
+    """The value of the fallback in the map `backends`: this very host, under the address that its agent answers for."""
+    return {"address": be32(address), "interface": BACKEND_LOCAL}
+
+
 def maglev_values(table: array[int]) -> bytes:
     """A Maglev table as the values of its inner map, `struct maglev_slots`, side by side.
 
@@ -249,6 +267,33 @@ def maglev_table(values: bytes) -> array[int]:
 def cookie_keys_entry(keys: CookieKeys) -> dict[str, Any]:
     """The one value of the map `cookie_keys`."""
     return {"key": [list(key) for key in keys.by_epoch], "epoch": keys.epoch}
+
+
+def ask_keys_entry(keys: CookieKeys) -> dict[str, Any]:
+    """The one value of the map `ask_keys`."""
+    return {"key": [list(key) for key in keys.ask_keys]}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A host that may hold connections of a VIP: its address, and the index of a backend there."""
+
+    address: IPv4Address
+    index: int
+
+
+def holders(config: Config) -> dict[tuple[int, int], list[Holder]]:
+    """By a VIP's address and port as they stand in memory: each host once that its routes lead to, drained ones too."""
+    indices = backend_indices(config)
+    clusters = {cluster.name: cluster.backends for cluster in config.clusters}
+    found = {}
+    for vip in config.vips:
+        names = dict.fromkeys(route.cluster for route in vip.routes)
+        hosts: dict[IPv4Address, int] = {}
+        for backend in (backend for name in names for backend in clusters[name]):
+            hosts.setdefault(backend.address, indices[backend.name])
+        found[be32(vip.address), be16(vip.port)] = [Holder(address, index) for address, index in hosts.items()]
+    return found
 
 
 def services(config: Config, backend_name: str) -> list[Entry]:
@@ -274,3 +319,31 @@ def services(config: Config, backend_name: str) -> list[Entry]:
         for vip in config.vips
         for port in {local_ports[route.cluster] for route in vip.routes if route.cluster in local_ports}
     ]
+
+
+def fallback_services(config: Config, address: IPv4Address) -> list[Entry]:
+    """The entries of `services` for the router's own host: each VIP, and its port at the fallback on that address.
+
+    RautaError if the configuration has no fallback, or uses that address for something else.
+    """
+    tried = "setting up the fallback"
+    if config.fallback is None:
+        raise RautaError(tried, "the configuration has no `fallback`", "Add `fallback: {port: 8000}`, or another port.")
+    if taken := _part_of(config, address):
+        raise RautaError(tried, f"the router's address {address} is {taken}", "Give the router an address of its own.")
+    ports = config.fallback_ports()
+    return [
+        (vip_key(vip.address, vip.port), {"address": be32(address), "port": be16(ports[vip.name])})
+        for vip in config.vips
+    ]
+
+
+def _part_of(config: Config, address: IPv4Address) -> str:
+    """What else a configuration uses an address for; empty if nothing."""
+    for vip in config.vips:
+        if vip.address == address:
+            return f"the VIP {vip.name}"
+    for name, backend in config.backends().items():
+        if backend.address == address:
+            return f"the backend {name}"
+    return "in encapsulation.source" if address in config.encapsulation.source else ""

@@ -8,10 +8,10 @@
 struct guessing {
 	struct tuple tuple; /* of the connection that is guessed for */
 	__u32 isn;
-	__u32 count;	/* guesses in a run */
-	__u32 random;	/* 0: cookies one after the other, from `first`, `step` apart. 1: each guess is of another
-			 * client, port, number and cookie, drawn from `state` */
-	__u32 first;	/* advances */
+	__u32 count;  /* guesses in a run */
+	__u32 random; /* 0: cookies one after the other, from `first`, `step` apart. 1: each guess is of
+		       * another client, port, number and cookie, drawn from `state` */
+	__u32 first;  /* advances */
 	__u32 step;
 	__u64 state;	/* advances */
 	__u64 accepted; /* so far */

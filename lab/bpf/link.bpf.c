@@ -61,4 +61,37 @@ int link_to_host(struct __sk_buff *skb)
 	return carry(skb, 0);
 }
 
+/* Which of the TCP segments with data that pass from now on is lost, counted from 1; 0: none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} chosen SEC(".maps");
+
+static __always_inline int carries_data(struct __sk_buff *skb)
+{
+	struct {
+		struct iphdr ip;
+		struct tcphdr tcp;
+	} headers;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) ||
+	    bpf_skb_load_bytes(skb, ETH_LENGTH, &headers, sizeof(headers)))
+		return 0;
+	return headers.ip.protocol == IPPROTO_TCP &&
+	       bpf_ntohs(headers.ip.tot_len) > IP_LENGTH + tcp_header_length(&headers.tcp);
+}
+
+/* For tests: the very segment is lost whose loss they are about. */
+SEC("tc")
+int link_lose_segment(struct __sk_buff *skb)
+{
+	__u32 zero = 0, *count = bpf_map_lookup_elem(&chosen, &zero);
+
+	if (!count || !*count || !carries_data(skb))
+		return TC_ACT_UNSPEC;
+	return --*count ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
 char _license[] SEC("license") = "GPL";

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -14,8 +14,8 @@ from lab.contenders.building import own_address
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario
-    from lab.topology import Network
-    from rauta.config import Config, Route, Vip
+    from lab.topology import Host, Network
+    from rauta.config import Config
 
 CONNECT_SECONDS = 1.0
 ROUTER_SYSCTLS = {
@@ -59,37 +59,28 @@ def start(
             stack.callback(router.sysctl, sysctl, router.sysctl(sysctl, value))
         for address in sorted({vip.address for vip in config.vips}):
             own_address(router, address, stack)
-        folder = network.run.scratch / f"{router.namespace}-{name}"
-        folder.mkdir(exist_ok=True)
-        started = router.start(argv(folder), name=name, ready=lambda: all(_accepts(vip) for vip in config.vips))
-        stack.callback(started.stop)
+        launch(network, router, stack, name, argv, [(vip.address, vip.port) for vip in config.vips])
     return RunningProxy(config)
 
 
-def _accepts(vip: Vip) -> bool:
+def launch(
+    network: Network,
+    host: Host,
+    stack: ExitStack,
+    name: str,
+    argv: Callable[[Path], Sequence[str]],
+    endpoints: Iterable[tuple[IPv4Address, int]],
+) -> None:
+    """Start a proxy on a host and wait until it listens on all those addresses and ports; see ``start``."""
+    folder = network.run.scratch / f"{host.namespace}-{name}"
+    folder.mkdir(exist_ok=True)
+    started = host.start(argv(folder), name=name, ready=lambda: all(_accepts(*one) for one in endpoints))
+    stack.callback(started.stop)
+
+
+def _accepts(address: IPv4Address, port: int) -> bool:
     try:
-        socket.create_connection((str(vip.address), vip.port), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((str(address), port), timeout=CONNECT_SECONDS).close()
     except OSError:
         return False
     return True
-
-
-def by_host(vip: Vip) -> dict[str | None, list[Route]]:
-    """A VIP's routes by host name, None for any, each list in the order in which they are tried.
-
-    Exact paths first, then longer prefixes before shorter ones; at each, routes for a method before those for any.
-    """
-    found: dict[str | None, list[Route]] = {None: []}
-    for route in vip.routes:
-        found.setdefault(route.host, []).append(route)
-    for routes in found.values():
-        routes.sort(key=lambda route: (route.exact is None, -len(route.path), route.method is None))
-    return found
-
-
-def matches(route: Route, path: str, exactly: bool) -> bool:
-    """Whether a route is for a path, or with ``exactly`` false for everything below it."""
-    if route.exact is not None:
-        return exactly and route.exact == path
-    prefix = route.path.rstrip("/")
-    return path.rstrip("/") == prefix or path.startswith(prefix + "/") or not prefix

@@ -1,26 +1,36 @@
-"""RAUTA: the router in its host's namespace, an agent in each backend's, loaded as any user would."""
+"""RAUTA: the router in its host's namespace, an agent in each backend's, loaded as any user would.
+
+Where the routing file has a fallback, that is on the router's host, too.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel
 
-from lab.contenders.settings import NoSettings
+from lab.contenders import proxy
+from lab.contenders.settings import Settings
 from lab.interfaces import Frame, Layer
-from rauta import tables
+from rauta import fallback, tables
 from rauta.agent import Agent
-from rauta.bpf import Program
+from rauta.bpf import Map, Program, ProgramInfo
+from rauta.bpf.layout import ArrayLayout, StructLayout
+from rauta.fallback import Kind
 from rauta.keys import CookieKeys, Keys
+from rauta.recovery import Recovery
 from rauta.router import Router
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario
-    from lab.topology import Network
+    from lab.topology import Host, Network
     from rauta.config import Config, Vip
 
 NOBODY = b"\x02\x00\x00\x00\x00\x03"
@@ -30,7 +40,14 @@ VERDICTS: Mapping[Frame, str] = {
     "next-request": "ROUTED_NEXT",
     "syn": "TX_SYN_ACK",
     "later": "FORWARDED",
+    "flood": "TX_SYN_ACK",
 }
+
+
+class RautaSettings(Settings):
+    """``fallback``: which proxy gets what XDP does not route, if the routing file has a fallback at all."""
+
+    fallback: Kind = "nginx"
 
 
 @dataclass(frozen=True)
@@ -39,23 +56,28 @@ class Rauta:
 
     name: str = "rauta"
     layers: frozenset[Layer] = frozenset({"bpf", "veth", "http"})
-    settings: type[BaseModel] = NoSettings
+    settings: type[BaseModel] = RautaSettings
 
     def start(self, network: Network, scenario: Scenario, stack: ExitStack) -> RunningRauta:
         """Load the router and the agents. Native XDP: a generic one would be measured as something that it is not."""
         config, keys = scenario.routing.config, Keys.generate()
+        settings = RautaSettings.model_validate(scenario.settings.get(self.name, {}))
         stack.enter_context(network.ready_for_xdp())
         agents = {}
         for backend in config.backends():
             agents[backend] = stack.enter_context(Agent.load(config, keys, backend=backend))
             with network.hosts[backend].entered():
                 agents[backend].attach(network.hosts[backend].interface)
-        routers = []
+        routers, recoveries = [], []
         for host in network.routers:
+            if config.fallback is not None:
+                start_fallback(network, host, stack, config, settings.fallback)
             routers.append(stack.enter_context(Router.load(config, keys)))
             with host.entered():
                 routers[-1].attach(*network.interfaces(host), mode="native")
-        return RunningRauta(config, routers, agents)
+                if config.recovery is not None:
+                    recoveries.append(stack.enter_context(Recovery(routers[-1])))
+        return RunningRauta(config, routers, agents, recoveries)
 
     def load(self, config: Config, stack: ExitStack) -> RautaProgram:
         """A router that no packet from outside can reach; its next hops are nobody's."""
@@ -65,6 +87,20 @@ class Rauta:
             (indices[name], tables.backend_entry(backend, NOBODY)) for name, backend in backends.items()
         )
         return RautaProgram(router)
+
+
+def start_fallback(network: Network, host: Host, stack: ExitStack, config: Config, kind: Kind) -> None:
+    """The proxy on a router's host, which listens where the router's agent expects it."""
+    with host.entered():
+        address = fallback.own_address(config, network.interfaces(host)[0])
+
+    def argv(folder: Path) -> list[str]:
+        file = folder / f"{kind}.conf"
+        fallback.write(file, fallback.configuration(config, kind, address=address, folder=folder))
+        return fallback.command(kind, file)
+
+    ports = config.fallback_ports().values()
+    proxy.launch(network, host, stack, f"fallback-{kind}", argv, [(address, port) for port in ports])
 
 
 @dataclass(frozen=True)
@@ -95,6 +131,8 @@ class RunningRauta:
     config: Config
     routers: Sequence[Router]
     agents: Mapping[str, Agent] = field(repr=False)
+    recoveries: Sequence[Recovery] = ()
+    """one for each router, if the configuration asks for it"""
 
     def target(self, cluster: str) -> tuple[IPv4Address, int]:
         """The first VIP that has a route to the cluster."""
@@ -121,17 +159,53 @@ class RunningRauta:
         return self.router.keys.flow_key
 
     def counters(self) -> Mapping[str, int]:
-        """``requests_routed``, the routers' verdicts and the agents' by name, each summed over them."""
+        """``requests_routed``, the routers' verdicts, the agents' and what was recovered, each summed over them."""
         counters: dict[str, int] = {"requests_routed": sum(router.requests_routed for router in self.routers)}
-        for part in (*self.routers, *self.agents.values()):
+        at_routers = [router.fallback_agent for router in self.routers if router.fallback_agent is not None]
+        parts: list[Router | Agent | Recovery] = [
+            *self.routers,
+            *self.agents.values(),
+            *at_routers,
+            *self.recoveries,
+        ]
+        for part in parts:
             for verdict, number in part.counters().items():
                 counters[verdict] = counters.get(verdict, 0) + number
         return counters
 
+    def flow_clients(self) -> Counter[IPv4Address]:
+        """Whose connections the routers' flow tables have, and how many of each client."""
+        found: Counter[IPv4Address] = Counter()
+        for router in self.routers:
+            found.update(_clients(router.object.maps["flows"]))
+        return found
+
+    def routing_program(self) -> ProgramInfo:
+        """The first router's program, which every packet of its clients passes."""
+        return self.router.object.programs["rauta_ingress"].info()
+
     def programs(self) -> Mapping[str, Any]:
         """The router's program, and those of one agent: all agents' are the same."""
         objects = [self.router.object, next(iter(self.agents.values())).object]
-        return {name: program.info() for obj in objects for name, program in obj.programs.items()}
+        return {name: program.info() for obj in objects for name, program in obj.programs.items() if program.loaded}
+
+
+def _clients(flows: Map) -> list[IPv4Address]:
+    """The client of each entry of a flow table. A table of a million entries is read at once, without decoding it."""
+    whole = flows.value_layout
+    assert isinstance(whole, StructLayout)
+    tags, entries = whole.members["tag"], whole.members["flow"]
+    assert isinstance(tags.layout, ArrayLayout)
+    assert isinstance(entries.layout, ArrayLayout)
+    ways, entry = entries.layout.length, entries.layout.element
+    assert isinstance(entry, StructLayout)
+    four = entry.members["tuple"]
+    assert isinstance(four.layout, StructLayout)
+    client = four.offset + four.layout.members["client"].offset
+    sets = np.frombuffer(flows.dump(), np.uint8).reshape(-1, whole.size)
+    used = sets[:, tags.offset : tags.offset + tags.layout.size].reshape(-1, ways, 4).any(axis=2)
+    flow = sets[:, entries.offset : entries.offset + entries.layout.size].reshape(-1, ways, entry.size)
+    return [IPv4Address(address.tobytes()) for address in flow[used][:, client : client + 4]]
 
 
 CONTENDERS = (Rauta(),)

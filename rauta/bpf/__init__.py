@@ -6,7 +6,7 @@ and libbpf 1.1 is what Debian 12 has. No header or compiler is needed at run tim
     layout    C types as Python values          maps      maps as typed tables
     btf       layouts from BTF                  programs  information, test runs, live frames
     objects   open, set up, load                xdp, tc   programs on interfaces
-    ringbuf   records from ring buffers
+    ring      what programs put into ring buffers
 """
 
 from rauta.bpf.btf import Btf
@@ -22,7 +22,7 @@ from rauta.bpf.programs import (
     skb_fields,
     xdp_context,
 )
-from rauta.bpf.ringbuf import RingBuffer
+from rauta.bpf.ring import RingBuffer
 from rauta.bpf.tc import Direction, TcAttachment, attach_tc
 from rauta.bpf.xdp import XdpAttachment, XdpMode, attach_xdp, attached_xdp_id
 from rauta.errors import AttachError, BpfError, LoadError

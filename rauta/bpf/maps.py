@@ -354,6 +354,15 @@ class Map:
         """The same as `items_batch`, under libbpf's name."""
         return self.items_batch()
 
+    def dump(self) -> bytes:
+        """All values of an array side by side, as they lie in memory; but locks are read as 0.
+
+        TypeError for other maps: their entries have no place.
+        """
+        if self.type not in _VALUE_ARRAYS:
+            raise TypeError(f"map '{self.name}' is no array")
+        return b"".join(values[: count * self._value.size] for _, values, count in self._raw_batches())
+
     def update_batch(self, items: Iterable[tuple[Value, Any]] | Mapping[Any, Any], flags: int = BPF_ANY) -> None:
         """Sets many entries in one system call; one by one where the map type has no batches.
 

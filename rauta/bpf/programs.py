@@ -96,6 +96,11 @@ class Program:
         return self._fd
 
     @property
+    def loaded(self) -> bool:
+        """Whether it is in the kernel; a program with autoload off never is."""
+        return self._fd >= 0
+
+    @property
     def id(self) -> int:
         """The number that the kernel and bpftool know the program by."""
         return self.info().id
@@ -142,22 +147,6 @@ class Program:
         context = ctx_out.raw[: options.ctx_size_out] if ctx_out is not None else b""
         return TestRun(options.retval, ctypes.string_at(data_out, options.data_size_out), context, options.duration)
 
-    def call(self, argument: bytes = b"") -> int:
-        """Runs a program of type syscall, which gets an argument instead of a packet, and returns what it returns.
-
-        It may take its time: softirqs, and with them packets, are served meanwhile (Linux 5.14).
-        """
-        options = _lib.TestRunOpts()
-        if argument:
-            options.keep = ctypes.create_string_buffer(argument, len(argument))
-            options.ctx_in, options.ctx_size_in = ctypes.addressof(options.keep), len(argument)
-        _lib.check(
-            _lib.libbpf().bpf_prog_test_run_opts(self.fd, byref(options)),
-            f"calling program '{self.name}'",
-            "Only programs of type syscall can be called.",
-        )
-        return int(options.retval)
-
     def run_live_frames(self, data: bytes, *, ctx: bytes | None, repeat: int, batch_size: int = 64) -> TestRun:
         """Runs an XDP program on `repeat` frames that are really passed on, sent or redirected (Linux 5.18).
 
@@ -169,6 +158,23 @@ class Program:
         options.flags, options.batch_size = LIVE_FRAMES, batch_size
         self._run(options, f"running program '{self.name}' on {repeat} live frames of {len(data)} bytes")
         return TestRun(options.retval, b"", b"", options.duration)
+
+    def call(self, argument: bytes = b"") -> tuple[int, bytes]:
+        """Calls a syscall program (Linux 5.14) with its argument: what it returns, and the argument as it leaves it.
+
+        It may take its time: softirqs, and with them packets, are served meanwhile. BpfError when the kernel refuses,
+        for instance because the program reads beyond the argument.
+        """
+        context = ctypes.create_string_buffer(argument, len(argument))
+        options = _lib.TestRunOpts()
+        if argument:
+            options.ctx_in, options.ctx_size_in = ctypes.addressof(context), len(argument)
+        _lib.check(
+            _lib.libbpf().bpf_prog_test_run_opts(self.fd, byref(options)),
+            f"calling program '{self.name}' with {len(argument)} bytes",
+            "Only programs of type syscall can be called.",
+        )
+        return options.retval, context.raw
 
     def _options(self, data: bytes, ctx: bytes | None, repeat: int) -> _lib.TestRunOpts:
         options = _lib.TestRunOpts(data_size_in=len(data), repeat=repeat)

@@ -172,12 +172,12 @@ class Bench:
 
 
 @contextmanager
-def bench(contender: str, logs: Path, file: Path = FILE) -> Iterator[Bench]:
+def bench(contender: str, logs: Path, file: Path = FILE, *overrides: str) -> Iterator[Bench]:
     """A scenario's network, its servers, and a contender; all undone at the end.
 
-    ``logs``: a folder for what programs say.
+    ``logs``: a folder for what programs say; ``overrides``: of the scenario's fields, as ``--set`` takes them.
     """
-    one = scenario.load(file)
+    one = scenario.load(file, overrides=overrides)
     with ExitStack() as stack:
         stack.enter_context(_pinned(one.topology.cpus.client))
         run = state.create("e2e")

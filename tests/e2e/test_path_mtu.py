@@ -303,7 +303,7 @@ def test_so_does_a_client(site: Site, offset: int) -> None:
     client = site.hosts["client"]
     with capture(site.hosts["server"]) as wire, site.conversation(b"said") as (sock, _, asked):
         carried = next(IP(packet) for packet in wire.ipv4(socket.IPPROTO_IPIP) if asked in packet)
-        carried[TCP].seq += len(asked) + offset
+        carried[TCP].seq = (carried[TCP].seq + len(asked) + offset) % (1 << 32)
         before, grown = out_of_window(client), site.growth()
         carried.len = 1476
         send(site.hosts["hop"], error(carried, 700))

@@ -1,4 +1,4 @@
-"""The client's wire: everything that passes on it, and segments that no TCP of the client's would send.
+"""The client's wire: everything that passes on it, segments that no TCP of the client's would send, and lost ones.
 
 A capture is a packet socket (packet(7)) in the client's namespace. Forged and replayed packets are sent through a raw
 socket (raw(7)), which takes a whole IPv4 packet and leaves the next hop to the kernel.
@@ -14,7 +14,9 @@ from ipaddress import IPv4Address
 
 from scapy.layers.inet import IP, TCP
 
+from lab import links
 from lab.topology import Host
+from rauta.bpf import BpfObject, attach_tc
 
 ETHERNET_HEADER = 14
 ETH_P_ALL = 0x0003
@@ -140,3 +142,34 @@ def send(host: Host, packet: bytes) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     with sock:
         sock.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+
+
+class Loser:
+    """What loses a segment on its way to a host."""
+
+    def __init__(self, program: BpfObject) -> None:
+        self._program = program
+
+    def lose(self, number: int) -> None:
+        """Of the segments with data that come in from now on, lose the one with this number, counted from 1."""
+        self._program.maps["chosen"].update(0, number)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the one that was chosen last is gone."""
+        return self._program.maps["chosen"].lookup(0) == 0
+
+
+@contextmanager
+def losing(host: Host) -> Iterator[Loser]:
+    """Let a host lose segments that come in; a capture still hears them."""
+    with BpfObject.open(links.PROGRAM) as program:
+        program.load()
+        chosen = program.programs["link_lose_segment"]
+        with host.entered():
+            attached = attach_tc(socket.if_nametoindex(host.interface), chosen, "ingress")
+        try:
+            yield Loser(program)
+        finally:
+            with host.entered():
+                attached.detach()

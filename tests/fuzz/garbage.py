@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from random import Random
 
 from packets import oracle
+from packets.bench import BACKENDS
 from packets.frames import (
     BACKEND_MAC,
     CLIENT,
@@ -82,6 +83,7 @@ class Frames:
         """`random` makes all choices."""
         self._random = random
         self._heads = Heads(random, world(0))
+        self._sent: dict[int, int] = {}
 
     def to_router(self) -> bytes:
         """What comes in at the router."""
@@ -117,6 +119,8 @@ class Frames:
     # ---- layers ----------------------------------------------------------------------------------------
 
     def _packet(self) -> bytes:
+        if self._random.random() < 0.1:
+            return self._icmp_error()
         connection = self._random.choice(CONNECTIONS)
         server, port = (
             (VIP, VIP_PORT)
@@ -128,6 +132,26 @@ class Frames:
         segment = self._segment(connection, CLIENT, server, connection.port, port)
         return self._ip(segment, {"source": CLIENT, "destination": server})
 
+    def _icmp_error(self) -> bytes:
+        """About a packet of a VIP's to a client, or about one that was encapsulated on its way to a backend."""
+        choose, below = self._random.choice, self._random.randrange
+        connection = choose(CONNECTIONS)
+        if below(2):
+            about, to = self._segment(connection, VIP, CLIENT, VIP_PORT, connection.port), VIP
+            about = self._ip(about, {"source": VIP, "destination": CLIENT})
+        else:
+            to = oracle.outer_source(connection.tuple, "198.19.0.0", "255.255.255.0")
+            about = self._segment(connection, CLIENT, VIP, connection.port, VIP_PORT)
+            about = self._ip(about, {"source": CLIENT, "destination": VIP})
+            backend = choose(list(BACKENDS.values())).address
+            about = self._ip(about, {"source": to, "destination": backend, "protocol": IPIP})
+        kind, code = choose(((3, 4), (3, 4), (3, 4), (below(20), below(6))))
+        mtu = choose((68, 576, 1400, 1480, 0, 67, 88, 65535))
+        excerpt = about[: choose((28, 48, 68, 576, 1500, below(100)))]
+        icmp = bytearray(struct.pack(">BBHHH", kind, code, 0, 0, mtu) + excerpt)
+        icmp[2:4] = checksum(bytes(icmp)).to_bytes(2, "big")
+        return self._ip(bytes(icmp), {"source": "198.18.0.254", "destination": to, "protocol": ICMP})
+
     def _segment(
         self, connection: Connection, source: str, destination: str, source_port: int, destination_port: int
     ) -> bytes:
@@ -135,16 +159,7 @@ class Frames:
         choose, chance = self._random.choice, self._random.random
         flags = choose(_FLAGS) if chance() < 0.3 else choose((ACK, ACK | PSH, ACK | PSH, SYN, FIN | ACK))
         payload = b"" if flags & SYN or chance() < 0.3 else self._payload()
-        seq = (
-            connection.isn
-            if flags & SYN
-            else connection.start + choose((0, 0, 0, 0, -1, 1, 100, -100, self._random.getrandbits(32)))
-        )
-        ack = (
-            0
-            if flags & (SYN | ACK) == SYN
-            else connection.cookie + 1 + choose((0, 0, 0, 0, 1, 300, -1, self._random.getrandbits(32)))
-        )
+        seq, ack = self._numbers(connection, flags, len(payload))
         options = self._options(connection, flags)
         offset = 5 + len(options) // 4 if chance() < 0.95 else self._random.randrange(16)
         header = struct.pack(
@@ -163,6 +178,20 @@ class Frames:
         covered = pseudo_header(IPv4Address(source).packed, IPv4Address(destination).packed, len(segment)) + segment
         segment[16:18] = checksum(covered).to_bytes(2, "big")
         return bytes(segment)
+
+    def _numbers(self, connection: Connection, flags: int, length: int) -> tuple[int, int]:
+        """Those of a handshake; or of what follows the last data, as if there had been an answer; or any."""
+        choose, wild = self._random.choice, self._random.getrandbits(32)
+        if flags & (SYN | ACK) == SYN:
+            return connection.isn, 0
+        at, acked = choose(
+            ((0, 0), (0, 0), (self._sent.get(connection.port, 0), choose((0, 300))), (choose((0, -1, 1, 100)), 0))
+        )
+        if length:
+            self._sent[connection.port] = at + length
+        if self._random.random() < 0.1:
+            at, acked = choose(((wild, acked), (at, wild), (at, -1), (at, 1)))
+        return connection.start + at, connection.cookie + 1 + acked
 
     def _options(self, connection: Connection, flags: int) -> bytes:
         kind = self._random.random()
@@ -253,6 +282,12 @@ def without_tags(frame: bytes) -> tuple[bytes, bytes]:
     while end < 20 and frame[end : end + 2] in (b"\x81\x00", b"\x88\xa8") and len(frame) >= end + 4:
         end += 4
     return frame[:12] + frame[end:], frame[12:end]
+
+
+def is_icmp(frame: bytes) -> bool:
+    """Whether it is ICMP in IPv4."""
+    bare, _ = without_tags(frame)
+    return bare[12:14] == b"\x08\x00" and bare[23:24] == bytes([ICMP])
 
 
 def known_as(frame: bytes, targets: Sequence[tuple[str, int]]) -> bool:

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from random import Random
 
+import packets
 from packets.oracle import METHODS, Route
 
 from fuzz.vectors import BROWSER, CONNECTIONS, CRLF, ENCODINGS, FIELDS, HEADS, HOSTS, LENGTHS, LINES, PIECES, TARGETS
 
 CLUSTERS = ("web", "api", "skewed")
+RECORDED = tuple(file.read_bytes() for file in sorted(Path(packets.__file__).parent.glob("data/heads/*.http")))
+"""what real clients sent"""
 WORLDS = 16  # sets of routes
 LONGEST = 2500  # bytes of a head: no packet holds more, and BPF_PROG_TEST_RUN takes little more
 
@@ -65,7 +69,7 @@ class Heads:
             return self._plain()
         if kind < 0.72:
             return self._combined()
-        base = self._random.choice(HEADS) if kind < 0.85 else self._plain()
+        base = self._random.choice(HEADS if kind < 0.82 else RECORDED) if kind < 0.85 else self._plain()
         for _ in range(self._random.choice((1, 1, 1, 2, 3))):
             base = self._changed(base)
         return base[:LONGEST]

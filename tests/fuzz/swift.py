@@ -23,7 +23,7 @@ from rauta.bpf import Program, _lib
 ROUND = 256  # heads, each on a connection of its own
 CAPACITY = 4096
 OUTER = 20
-IPIP = 4
+IPIP, ICMP = 4, 1
 _CLUSTER_OF = {
     oracle.be32(BACKENDS[name].address): cluster for cluster, weights in CLUSTERS.items() for name in weights
 }
@@ -32,9 +32,9 @@ _CLUSTER_NAMES = {index: name for name, index in INDEX.items()}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the router did with a head. `kind`: "routed", "answered" (with a status), "reset", "dropped", "passed".
+    """What the router did with a head. `kind`: "routed", "answered" (with a status), "reset", "too big", "dropped", or
+    "passed" up, to the fallback if there is one.
 
-    Passed up is what a fallback gets.
 
     Of a routed one: its cluster, and the length of its head and its body, as the flow entry has them.
     """
@@ -97,8 +97,12 @@ class SwiftRouter(Router):
 
     def routes_by(self, routes: tuple[oracle.Route, ...], *, fallback: bool) -> None:
         """Other routes, and no connections."""
-        self._flows.clear()
+        self.forget()
         self.route(*routes, fallback=fallback)
+
+    def forget(self) -> None:
+        """No connections any more."""
+        self._flows.clear()
 
     # ---- heads -----------------------------------------------------------------------------------------
 
@@ -171,6 +175,8 @@ def _outcome_of(frame: bytes, code: int, output: bytes) -> Outcome:
     if output[23] == IPIP:
         assert output[ETHERNET_HEADER + OUTER :] == frame[ETHERNET_HEADER:]
         return Outcome("routed", cluster=_CLUSTER_OF[int.from_bytes(output[30:34], "little")])
+    if output[23] == ICMP:
+        return Outcome("too big")
     if output[47] & 0x04:
         return Outcome("reset")
     text = output[34 + (output[46] >> 4) * 4 :]
@@ -180,6 +186,8 @@ def _outcome_of(frame: bytes, code: int, output: bytes) -> Outcome:
 
 def _kind_of(verdict: str) -> str:
     """What comes out at a verdict (in these runs: no SYN, no FIN, no probe)."""
+    if verdict == "TX_TOO_BIG":
+        return "too big"
     if verdict.startswith("TX_"):
         return "reset" if "RESET" in verdict else "answered"
     if verdict.startswith(("ROUTED_", "FORWARDED")):

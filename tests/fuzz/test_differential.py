@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz import hunting, judging, readers, swift, vectors
-from fuzz.heads import WORLDS, Heads, world
+from fuzz.heads import RECORDED, WORLDS, Heads, world
 from fuzz.hunting import REGRESSIONS, Difference, Hunt
 from fuzz.judging import Case
 from fuzz.readers import SENT_BODY, Reader, exchange, read_with_h11
@@ -66,8 +66,8 @@ def in_rounds(texts: Sequence[bytes]) -> list[Sequence[bytes]]:
 
 
 @pytest.mark.parametrize("number", range(0, WORLDS, 4))
-def test_nor_one_of_the_classic_vectors(hunt: Hunt, number: int) -> None:
-    for texts in in_rounds(vectors.HEADS):
+def test_nor_one_of_the_classic_vectors_or_of_a_real_client(hunt: Hunt, number: int) -> None:
+    for texts in in_rounds((*vectors.HEADS, *RECORDED)):
         differences = hunt.round(world(number), texts)
         assert not differences, report(hunt, differences)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from mutants.catalogue import ROOT, Mutant
 
 COPIED = ("bpf", "rauta", "scripts", "tests/packets", "Makefile", "conftest.py", "pyproject.toml")
-OBJECTS = ("rauta/objects/ingress.bpf.o", "rauta/objects/agent.bpf.o")
+OBJECTS = tuple(f"rauta/objects/{source.stem}.o" for source in sorted((ROOT / "bpf").glob("*.bpf.c")))
 SECONDS = 600  # for all packet tests; a mistake that makes them longer is noticed, too
 KILLED, SURVIVED, REJECTED = "killed", "survived", "rejected"
 
@@ -29,21 +29,21 @@ class Fate:
 
 
 @contextmanager
-def copied() -> Iterator[Path]:
-    """A copy of the tree's relevant part, with its objects as new as here, so that make compiles only what changes."""
+def copied(root: Path = ROOT) -> Iterator[Path]:
+    """A copy of a tree's relevant part, with its objects as new as there, so that make compiles only what changes."""
     with tempfile.TemporaryDirectory(prefix="rauta-mutant-") as name:
         folder = Path(name)
         for path in COPIED:
-            if (ROOT / path).is_dir():
-                shutil.copytree(ROOT / path, folder / path, ignore=shutil.ignore_patterns("__pycache__"))
+            if (root / path).is_dir():
+                shutil.copytree(root / path, folder / path, ignore=shutil.ignore_patterns("__pycache__"))
             else:
-                shutil.copy2(ROOT / path, folder / path)
+                shutil.copy2(root / path, folder / path)
         yield folder
 
 
-def fate(mutant: Mutant | None, tests: tuple[str, ...] = ("",)) -> Fate:
+def fate(mutant: Mutant | None, tests: tuple[str, ...] = ("",), root: Path = ROOT) -> Fate:
     """Tries a mutant, or nothing, with the packet tests that should notice first, then with `tests`: all of them."""
-    with copied() as folder:
+    with copied(root) as folder:
         first = []
         if mutant is not None:
             file = folder / "bpf" / mutant.file
@@ -71,7 +71,9 @@ def _tested(folder: Path, tests: list[str]) -> Fate:
         return Fate(SURVIVED)
     if "LoadError" in done.stdout:
         return Fate(REJECTED, "the verifier")
-    failed = re.search(r"^(?:FAILED|ERROR) tests/packets/(\S+?)(?:\[| -|$)", done.stdout, re.MULTILINE)
+    failed = done.returncode == 1 and re.search(
+        r"^(?:FAILED|ERROR) tests/packets/(\S+?)(?:\[| -|$)", done.stdout, re.MULTILINE
+    )
     if not failed:
         raise RuntimeError(f"the packet tests did not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return Fate(KILLED, failed[1])

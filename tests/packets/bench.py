@@ -18,11 +18,12 @@ from packets import frames, oracle
 from packets.frames import VIP, VIP_PORT, Backend, Connection, Segment
 from packets.oracle import Route, Vip
 from rauta import loading, namespaces
-from rauta.bpf import BpfObject, Map, MapType, skb_context
+from rauta.bpf import BpfObject, Map, MapType, skb_context, skb_fields
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
+TC_ACT_REDIRECT = 7
 FLOW_SETS = 16
 CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
@@ -118,10 +119,18 @@ class Bench:
 class Router(Bench):
     """`rauta_ingress`, and what its maps hold."""
 
-    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0") -> None:
-        """Loads the program; encapsulated packets come from that network."""
+    def __init__(self, outer_network: str = "198.19.0.0", outer_mask: str = "255.255.255.0", **constants: int) -> None:
+        """Loads the program; encapsulated packets come from that network.
+
+        With other `constants` of the object than it has by itself, all its programs are loaded, also those that are
+        left out by default.
+        """
         self.outer = (outer_network, outer_mask)
         obj = loading.open_object("ingress")
+        for name, value in constants.items():
+            obj.rodata[name] = value
+        for program in obj.programs.values() if constants else ():
+            program.set_autoload(True)
         obj.rodata["route_key"], obj.rodata["flow_key"] = oracle.ROUTE_KEY, oracle.FLOW_KEY
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
@@ -309,9 +318,13 @@ class Router(Bench):
 class Agent(Bench):
     """`rauta_agent_ingress` and `rauta_agent_egress` of one backend, in a network namespace without any socket."""
 
-    def __init__(self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]]) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port."""
+    def __init__(
+        self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]], **constants: int
+    ) -> None:
+        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object."""
         obj = loading.open_object("agent")
+        for name, value in constants.items():
+            obj.rodata[name] = value
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
@@ -324,10 +337,10 @@ class Agent(Bench):
         for name in ("mappings", "consumed"):
             self.object.maps[name].clear()
 
-    def consumed(self) -> set[int]:
-        """The fingerprints of the connections that have had their socket."""
+    def consumed(self) -> list[int]:
+        """The fingerprints of the connections that have had their socket, in ascending order."""
         sets = [one for _, one in self.object.maps["consumed"].items()]
-        return {fingerprint for one in sets for fingerprint in one["fingerprint"]} - {0}
+        return sorted(fingerprint for one in sets for fingerprint in one["fingerprint"] if fingerprint)
 
     def consume(self, four: oracle.Tuple, connection: Connection) -> None:
         """Has the agent know that a connection has had its socket."""
@@ -360,6 +373,16 @@ class Agent(Bench):
         code, output = self.run(f"rauta_agent_{direction}", frame, verdict, ctx)
         assert code in TC_PASSES
         assert output.hex(" ") == bytes(expected).hex(" ")
+
+    def goes_round(
+        self, frame: SupportsBytes, verdict: str, expected: SupportsBytes, *, marked: int = 0, mark: int
+    ) -> None:
+        """Through the same interface's ingress again, as that frame, with that mark (`marked`: with which it came)."""
+        program, ctx = self.object.programs["rauta_agent_ingress"], skb_context(mark=marked)
+        with self.counting(verdict):
+            done = program.test_run(bytes(frame), ctx=ctx, ctx_out_size=len(ctx))
+        assert (done.retval, done.data.hex(" ")) == (TC_ACT_REDIRECT, bytes(expected).hex(" "))
+        assert skb_fields(done.ctx)["mark"] == mark
 
     def drops(self, direction: str, frame: SupportsBytes, verdict: str, mark: int = 0) -> None:
         """Nowhere. What became of the bytes does not matter."""

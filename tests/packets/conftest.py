@@ -7,6 +7,7 @@ import pytest
 
 from packets.bench import Agent, Router, throwaway_namespace
 from packets.frames import CLIENT, LOCAL, LOCAL_PORT, SECOND_LOCAL_PORT, SECOND_VIP, SECOND_VIP_PORT, VIP, VIP_PORT
+from rauta.bpf import BpfError
 
 ROUTERS, ROUTERS_MASK = "198.19.0.0", "255.255.255.0"
 
@@ -44,3 +45,12 @@ def server_address(loaded_agent: Agent) -> None:
     """The agent's namespace has the server's address and the client's: sockets can be made there."""
     for command in (f"address add {LOCAL}/32 dev lo", f"address add {CLIENT}/32 dev lo", "link set lo up"):
         subprocess.run(["ip", *command.split()], check=True)
+
+
+@pytest.fixture
+def device_sums(agent: Agent) -> None:
+    """The kernel can test what becomes of the sum that a device has made of a packet (CHECKSUM_COMPLETE)."""
+    try:
+        agent.object.programs["rauta_agent_ingress"].test_run(bytes(64), checksum_complete=True)
+    except BpfError as error:
+        pytest.skip(f"this kernel cannot test that: {error}")

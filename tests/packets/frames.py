@@ -11,6 +11,7 @@ checksums. Sequence numbers wrap as on the wire.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,7 +35,9 @@ ETHERNET_HEADER = 14
 HEADERS = ETHERNET_HEADER + 20 + 20  # in front of TCP options and payload, without IPv4 options
 TCP_WINDOW = 502  # of the client's segments after the SYN
 ISN = 0x1000_0000
-CLIENT_CLOCK, ECHOED_CLOCK = 0x0102_0304, 0x0A0B_0C0D  # TSval of a client's segments, and the TSecr that it echoes
+CLIENT_CLOCK = 0x0102_0304  # TSval of a client's segments
+ECHOED_CLOCK = (time.monotonic_ns() // 10**6 + (1 << 31)) & 0xFFFFFFFF  # the TSecr that it echoes, long out of date
+AGE = 40  # ms, of the handshake, as the router says where these tests are not about it
 
 
 OFFERED = oracle.SynOptions(mss=1460, wscale=7, sack=True, tsval=CLIENT_CLOCK)  # as Linux does
@@ -301,19 +304,21 @@ def clearing(segment: Segment, seq: int) -> bytes:
     return frame[:ETHERNET_HEADER] + ip_packet(ip, tcp) + frame[HEADERS:]
 
 
-def carried(segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", **outer: Any) -> bytes:
+def carried(
+    segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", age: int = AGE, **outer: Any
+) -> bytes:
     """An encapsulated segment as it reaches the backend's host; `outer` overrides fields of the outer IPv4 header."""
-    return carried_packet(segment.packet, segment.connection.cookie, opens=opens, source=source, **outer)
+    return carried_packet(segment.packet, segment.connection.cookie, opens=opens, source=source, age=age, **outer)
 
 
 def carried_packet(
-    packet: bytes, cookie: int, *, opens: bool = False, source: str = "198.19.0.77", **outer: Any
+    packet: bytes, cookie: int, *, opens: bool = False, source: str = "198.19.0.77", age: int = AGE, **outer: Any
 ) -> bytes:
     """The same of any packet, said to be of the connection with that cookie."""
     header: dict[str, Any] = {
         "src": source,
         "dst": LOCAL,
-        "id": oracle.outer_id(cookie, opens=opens),
+        "id": oracle.outer_id(cookie, opens=opens, age=age),
         "flags": "DF",
         "ttl": 64,
         "proto": 4,
@@ -322,23 +327,36 @@ def carried_packet(
 
 
 def encapsulated(
-    segment: Segment, backend: Backend, source: str, cookie: int, *, opens: bool, mac: str = ROUTER_MAC
+    segment: Segment,
+    backend: Backend,
+    source: str,
+    cookie: int,
+    *,
+    opens: bool,
+    mac: str = ROUTER_MAC,
+    age: int | None = None,
 ) -> bytes:
     """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header.
 
     `cookie` is that of the connection which the router takes it to be of, `mac` the address of the interface that it
-    leaves through.
+    leaves through. `age` is what a first request says of the handshake; None for what it says if it echoes
+    ECHOED_CLOCK, or nothing.
     """
-    return ethernet(mac, backend.mac, outer_packet(segment.packet, backend, source, cookie, opens=opens))
+    if age is None:
+        age = oracle.AGE_LONG if segment.options[:4] == timestamps(0, 0)[:4] else 0
+    packet = outer_packet(segment.packet, backend, source, cookie, opens=opens, age=age)
+    return ethernet(mac, backend.mac, packet)
 
 
-def outer_packet(packet: bytes, backend: Backend, source: str, cookie: int, *, opens: bool = False) -> bytes:
+def outer_packet(
+    packet: bytes, backend: Backend, source: str, cookie: int, *, opens: bool = False, age: int = 0
+) -> bytes:
     """The IPv4 packet that carries another one to a backend."""
     outer = IP(
         src=source,
         dst=backend.address,
         tos=packet[1],
-        id=oracle.outer_id(cookie, opens=opens),
+        id=oracle.outer_id(cookie, opens=opens, age=age),
         flags="DF",
         ttl=64,
         proto=4,

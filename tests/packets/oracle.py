@@ -24,6 +24,7 @@ ROUTER_WSCALE = 7
 ROUTER_WINDOW = 29200
 PATH_MTU = 1500
 OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFFE
+AGE_LONG, LONGEST_TRIP_MS = 0x7FFF, 333
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
 MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
@@ -41,9 +42,14 @@ NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
 BACKEND_LOCAL = 0xFFFFFFFF
 PATH_EXACT, PATH_PREFIX = 0, 1
 HOST_EXACT, HOST_WILDCARD = 0, 1
-FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_FALLBACK = 1, 2, 3, 5
+FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_RECOVERED, FLOW_FALLBACK = 1, 2, 3, 4, 5
+ASK_VERSION = 1
+ASK_WHOSE, ASK_MINE, ASK_NOT_MINE = 1, 2, 3
+ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
+ANSWER_REFUSED, ANSWER_NOT_MINE, ANSWER_RECOVERED, ANSWER_LATE = 0, 1, 2, 3
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
+MAX_ATTEMPTS = 3
 
 # ---- the secrets of these tests -------------------------------------------------------------------------
 
@@ -51,6 +57,7 @@ COOKIE_KEYS = ((0x0706050403020100, 0x0F0E0D0C0B0A0908), (0x243F6A8885A308D3, 0x
 ROUTE_KEY = 0xA4093822299F31D0
 FLOW_KEY = 0x082EFA98EC4E6C89
 CONSUMED_KEY = (0x452821E638D01377, 0xBE5466CF34E90C6C)
+ASK_KEYS = ((0x452821E638D01377, 0xBE5466CF34E90C6C), (0xC0AC29B7C97C50DD, 0x3F84D5B5B5470917))
 DIGEST_KEYS = [int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:8], "little") for number in range(514)]
 
 _64_BITS = (1 << 64) - 1
@@ -257,9 +264,9 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
 
 
-def outer_id(cookie: int, *, opens: bool) -> int:
-    """The identification in the outer header of a connection's packets."""
-    return cookie >> 16 & OUTER_ID_CONNECTION | (OUTER_ID_OPENS if opens else 0)
+def outer_id(cookie: int, *, opens: bool, age: int = 0) -> int:
+    """The identification in the outer header of a connection's packets; of a first request it says the age."""
+    return age << 1 | OUTER_ID_OPENS if opens else cookie >> 16 & OUTER_ID_CONNECTION
 
 
 # ---- keyed hashes ---------------------------------------------------------------------------------------
@@ -302,6 +309,45 @@ def flow_place(four: Tuple, sets: int) -> tuple[int, int]:
     """Where the flow table keeps a connection: number of the set, tag."""
     h = flow_hash(four)
     return (h & 0xFFFFFFFF) * sets >> 32, h >> 24 & 0xFFFFFFFF | 1
+
+
+# ---- asks -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ask:
+    """`struct ask`, and who asks whom: `between` goes from the router's address and port to the agent's."""
+
+    four: Tuple
+    seq: int
+    ack: int
+    between: Tuple
+    nonce: int = 0x1122334455667788
+    kind: int = ASK_WHOSE
+    isn: int = 0
+    cookie: int = 0
+    next: int = 0
+    version: int = ASK_VERSION
+    epoch: int = 0
+    reserved: bytes = bytes(5)
+
+    def __bytes__(self) -> bytes:
+        return self.sealed(ASK_KEYS)
+
+    def sealed(self, keys: Sequence[tuple[int, int]]) -> bytes:
+        """With its tag under one of these keys."""
+        said = bytes([self.version, self.kind, self.epoch]) + self.reserved + self.nonce.to_bytes(8, "little")
+        said += tuple_bytes(self.four)
+        for number in (self.seq, self.ack, self.isn, self.cookie, self.next):
+            said += (number & 0xFFFFFFFF).to_bytes(4, "little")
+        tag = siphash24(*keys[self.epoch & 1], said + tuple_bytes(self.between) + bytes(4))
+        return said + tag.to_bytes(8, "little")
+
+
+def tuple_bytes(four: Tuple) -> bytes:
+    """`struct tuple` in memory."""
+    addresses = IPv4Address(four.client).packed + IPv4Address(four.server).packed
+    return addresses + four.client_port.to_bytes(2, "big") + four.server_port.to_bytes(2, "big")
 
 
 # ---- Maglev ---------------------------------------------------------------------------------------------

@@ -31,7 +31,15 @@ from packets.frames import (
     ethernet,
     request,
 )
-from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MAPPING_OPENING, Tuple
+from packets.oracle import (
+    MAPPING_CLEARING,
+    MAPPING_OPEN,
+    MAPPING_OPENING,
+    MARK_LATER,
+    MARK_MAGIC,
+    MAX_ATTEMPTS,
+    Tuple,
+)
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)
@@ -291,8 +299,22 @@ def test_delivery_leaves_the_mapping_alone(agent: Agent) -> None:
     assert agent.mapping(LOCAL_TUPLE) == before
 
 
-def test_while_the_connection_is_opening_nothing_overtakes_its_first_request(agent: Agent) -> None:
-    """There is no socket yet, and if the accept queue was full there is none to come: the kernel would reset."""
+@later
+@pytest.mark.parametrize("state", [MAPPING_OPENING, MAPPING_CLEARING])
+def test_while_the_connection_is_opening_what_follows_goes_round_behind_its_first_request(
+    agent: Agent, segment: Segment, state: int
+) -> None:
+    """A kernel that receives packets in lists shows a whole one to this program before TCP gets the first of them."""
+    agent.put_mapping(LOCAL_TUPLE, ALICE, state)
+    agent.goes_round(carried(segment), "AGENT_WAITING", delivered(segment), mark=MARK_MAGIC | MARK_LATER | 1)
+    for times in range(1, MAX_ATTEMPTS):
+        before, after = MARK_MAGIC | MARK_LATER | times, MARK_MAGIC | MARK_LATER | times + 1
+        agent.goes_round(delivered(segment), "AGENT_WAITING", delivered(segment), marked=before, mark=after)
+
+
+def test_but_not_for_ever(agent: Agent) -> None:
+    """If the accept queue was full there is no socket to come: the kernel would reset a healthy connection."""
     agent.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_OPENING)
-    agent.drops("ingress", carried(ALICE.ack(len(HEAD))), "AGENT_DROP_UNOPENED")
+    last = MARK_MAGIC | MARK_LATER | MAX_ATTEMPTS
+    agent.drops("ingress", delivered(ALICE.ack(len(HEAD))), "AGENT_DROP_UNOPENED", mark=last)
     assert agent.mapping(LOCAL_TUPLE) is not None

@@ -43,6 +43,7 @@ CONFIGURED = (
         (15, "e545be4961ca29a1"),  # the example of the paper's appendix A
         (16, "db9bc2577fcc2a3f"),
         (17, "9447be2cf5e99a69"),  # as long as what a cookie hashes
+        (63, "724506eb4c328a95"),
     ],
 )
 def test_siphash_gives_the_vectors_of_its_authors(length: int, digest: str) -> None:

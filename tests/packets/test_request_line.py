@@ -31,6 +31,13 @@ def test_every_method_is_told_from_the_others(router: Router, method: str) -> No
         router.opens(connection.data(request("/", method=other)), "api" if other == method else "web")
 
 
+@pytest.mark.parametrize("method", oracle.METHODS)
+@pytest.mark.parametrize("behind", ["", "X", "\t", "\r", "\0", "/", "\x7f", "\xa0"], ids=ascii)
+def test_a_method_ends_in_a_space(router: Router, method: str, behind: str) -> None:
+    text = f"{method}{behind}/ HTTP/1.1\r\nHost: shop.test\r\n\r\n"
+    router.resets(ALICE.data(text.encode("latin-1")), "TX_RESET_NOT_HTTP")
+
+
 @pytest.mark.parametrize("target", ["/", "/api", "shop.test:80", "*", "http://shop.test/", "/" + "x" * 300])
 @pytest.mark.parametrize("fields", [(), ("Content-Length: 5",)], ids=["bare", "length"])
 def test_nobody_gets_a_tunnel(router: Router, target: str, fields: tuple[str, ...]) -> None:

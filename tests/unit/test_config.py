@@ -88,6 +88,16 @@ def test_what_may_be_left_out_has_its_default(file: Path) -> None:
     assert (config.flows, config.vips[0].no_route) == (131072, 404)
 
 
+def test_flows_are_recovered_only_if_the_file_says_so(file: Path) -> None:
+    file.write_text(SHOP)
+    assert load_config(file).recovery is None
+    for text, port, rate in (("{}", 21057, 1000), ("{port: 9}", 9, 1000), ("{rate: 100000}", 21057, 100_000)):
+        file.write_text(changed(("flows: 4096\n", f"flows: 4096\nrecovery: {text}\n")))
+        recovery = load_config(file).recovery
+        assert recovery is not None
+        assert (recovery.port, recovery.rate) == (port, rate)
+
+
 def test_models_are_frozen_and_can_be_made_from_each_other(file: Path) -> None:
     file.write_text(SHOP)
     config = load_config(file)
@@ -132,7 +142,11 @@ ONE_MISTAKE = [
     ),
     ("198.18.100.80", "17", "6: vips[0].address: '0.0.0.17' is no address to send a packet to (allowed: a unicast"),
     ("198.18.100.80", "198.18.0.11", "16: clusters[0].backends[0].address: 198.18.0.11 is also a VIP (allowed: the "),
-    ("no_route: reset", "no_route: 403", "8: vips[0].no_route: 403 is not one of the values (allowed: 404 or 'reset')"),
+    (
+        "no_route: reset",
+        "no_route: 403",
+        "8: vips[0].no_route: 403 is not one of the values (allowed: 404, 'reset' or 'fallback')",
+    ),
     (
         "name: shop",
         "name: a shop",
@@ -151,6 +165,8 @@ ONE_MISTAKE = [
         "12: vips[0].routes[2]: has both `exact` and `prefix` (allowed: exactly one",
     ),
     ("prefix: /,", "prefix: /api,", "12: vips[0].routes[2]: names the same requests as vips[0].routes[0] (allowed: "),
+    ("flows: 4096", "recovery: {rate: 0}", "3: recovery.rate: 0 is out of range (allowed: 1 to 100000)"),
+    ("flows: 4096", "recovery: {port: 70000}", "3: recovery.port: 70000 is out of range (allowed: 1 to 65535)"),
     ("weight: 3", "weight: -1", "16: clusters[0].backends[0].weight: -1 is out of range (allowed: 0 to 65535)"),
     (
         "weight: 3",
@@ -319,6 +335,73 @@ def test_contradictions_are_found_without_a_file_too() -> None:
     source = {"source": "198.19.0.0/24"}
     with pytest.raises(ValidationError, match="no cluster is called 'web'"):
         Config.model_validate({"version": 1, "encapsulation": source, "vips": [vip], "clusters": []})
+
+
+# ---- the fallback ---------------------------------------------------------------------------------------
+
+FALLBACK = ("flows: 4096\n", "flows: 4096\nfallback: {port: 8000}\n")
+
+
+def test_each_vip_has_a_port_of_its_own_at_the_fallback(file: Path) -> None:
+    second = SECOND_VIP.replace("cluster: web", "cluster: api").replace("{prefix: /admin, cluster: api}", "")
+    second = second.replace("      - \n", "").replace("port: 81\n", "port: 81\n    no_route: fallback\n")
+    separate = ("      - {prefix: /api/, cluster: api}\n", "")
+    file.write_text(changed(FALLBACK, separate, ("clusters:\n", second)))
+    config = load_config(file)
+    assert config.fallback is not None
+    assert config.fallback.port == 8000
+    assert config.fallback_ports() == {"shop": 8000, "admin": 8001}
+    assert [vip.no_route for vip in config.vips] == ["reset", "fallback"]
+
+
+def test_without_a_fallback_there_are_no_ports(file: Path) -> None:
+    file.write_text(SHOP)
+    config = load_config(file)
+    assert config.fallback is None
+    assert config.fallback_ports() == {}
+
+
+def test_what_no_route_names_cannot_go_to_a_fallback_that_is_not_there(file: Path) -> None:
+    told = mistakes(file, changed(("no_route: reset", "no_route: fallback")))
+    assert told == [
+        "8: vips[0].no_route: there is no `fallback` (allowed: 404 or reset; or add `fallback: {port: 8000}`)"
+    ]
+
+
+FALLBACKS = [
+    ("{port: 0}", "4: fallback.port: 0 is out of range (allowed: 1 to 65535)"),
+    ("{}", "4: fallback.port: is missing"),
+    ("8000", "4: fallback: 8000 is not a mapping of fields"),
+    ("{port: 8000, proxy: nginx}", "4: fallback.proxy: unknown field (allowed: port)"),
+]
+
+
+@pytest.mark.parametrize(("fallback", "said"), FALLBACKS, ids=[fallback for fallback, _ in FALLBACKS])
+def test_a_mistake_in_the_fallback_is_told(file: Path, fallback: str, said: str) -> None:
+    assert mistakes(file, changed(("flows: 4096\n", f"flows: 4096\nfallback: {fallback}\n"))) == [said]
+
+
+def test_every_vip_finds_a_port_at_the_fallback(file: Path) -> None:
+    vips = SECOND_VIP.replace("cluster: web", "cluster: web2") + "  - {name: web2, backends: []}\n"
+    last = ("flows: 4096\n", "flows: 4096\nfallback: {port: 65535}\n")
+    file.write_text(changed(last))
+    load_config(file)
+    told = mistakes(file, changed(last, ("clusters:\n", vips)))
+    assert told == ["4: fallback.port: VIP number 2 would have port 65536 (allowed: at most 65534 with 2 VIPs)"]
+
+
+def test_the_fallback_takes_the_place_of_one_backend() -> None:
+    backends = [
+        {"name": f"x{n}", "address": f"198.18.{8 + n // 250}.{1 + n % 250}", "port": 1, "weight": 1}
+        for n in range(4096)
+    ]
+    fields = {"version": 1, "encapsulation": {"source": "198.19.0.0/24"}, "vips": []}
+    fields["clusters"] = [{"name": "many", "backends": backends}]
+    Config.model_validate(fields)
+    with pytest.raises(ValidationError, match="is the backend number 4096") as caught:
+        Config.model_validate(fields | {"fallback": {"port": 8000}})
+    (error,) = caught.value.errors()
+    assert error["ctx"] == {"allowed": "at most 4095 in all clusters, one less with a fallback"}
 
 
 # ---- files ----------------------------------------------------------------------------------------------

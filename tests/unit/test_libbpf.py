@@ -246,6 +246,16 @@ def test_maps_of_programs_go_without_batches(sample: BpfObject) -> None:
         assert jumps.items_batch() == []
 
 
+def test_a_whole_array_as_it_lies_in_memory(sample: BpfObject) -> None:
+    numbers = sample.maps["numbers"]
+    numbers.update(3, 1 << 40)
+    raw = numbers.dump()
+    assert len(raw) == 8 * numbers.max_entries
+    assert raw[24:32] == (1 << 40).to_bytes(8, "little")
+    with pytest.raises(TypeError, match="is no array"):
+        sample.maps["records"].dump()
+
+
 @pytest.mark.parametrize("name", ["counters", "recent_counters"])
 def test_per_cpu_integers_are_listed_and_summed(sample: BpfObject, name: str) -> None:
     counters, cpus = sample.maps[name], _lib.possible_cpus()
@@ -449,9 +459,9 @@ def test_live_frames_are_for_xdp_only(sample: BpfObject) -> None:
 
 
 def test_programs_without_a_packet_are_called(sample: BpfObject) -> None:
-    assert sample.programs["add"].call(struct.pack("=II", 3, 39)) == 42
-    assert sample.programs["without_argument"].call() == 7
-    with pytest.raises(BpfError, match=r"calling program 'pass': Invalid argument (.|\n)*of type syscall"):
+    assert sample.programs["add"].call(struct.pack("=II", 3, 39))[0] == 42
+    assert sample.programs["without_argument"].call() == (7, b"")
+    with pytest.raises(BpfError, match=r"calling program 'pass' with 0 bytes: Invalid argument (.|\n)*of type syscall"):
         sample.programs["pass"].call()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from array import array
 from ipaddress import IPv4Address
@@ -81,7 +82,7 @@ def test_methods_are_numbered_as_in_the_header() -> None:
 
 
 def test_other_enumerations_are_those_of_the_header() -> None:
-    names = "HOST_EXACT|HOST_WILDCARD|PATH_EXACT|PATH_PREFIX|NO_ROUTE_404|NO_ROUTE_RESET"
+    names = "HOST_EXACT|HOST_WILDCARD|PATH_EXACT|PATH_PREFIX|NO_ROUTE_404|NO_ROUTE_RESET|NO_ROUTE_FALLBACK"
     values = dict(re.findall(rf"\b({names}) = (\d+)", HEADER))
     assert values == {
         "HOST_EXACT": str(contract.HostKind.EXACT.value),
@@ -90,6 +91,7 @@ def test_other_enumerations_are_those_of_the_header() -> None:
         "PATH_PREFIX": str(contract.PathKind.PREFIX.value),
         "NO_ROUTE_404": str(contract.NoRouteAnswer.NOT_FOUND.value),
         "NO_ROUTE_RESET": str(contract.NoRouteAnswer.RESET.value),
+        "NO_ROUTE_FALLBACK": str(contract.NoRouteAnswer.FALLBACK.value),
     }
 
 
@@ -136,10 +138,27 @@ def by_key(entries: list[tables.Entry]) -> dict[tuple[Any, ...], dict[str, Any]]
 def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
     address = int.from_bytes(bytes([198, 18, 100, 80]), "little")
     assert by_key(tables.router_tables(configuration(), KEY).vips) == {
-        (address, 0x5000): {"id": 1, "any_host": 1, "any_host_shapes": 1 << 31 | 0b10, "no_route": 0, "wildcards": 0},
-        (address, 0xFB20): {"id": 2, "no_route": 1, "wildcards": 0},
+        (address, 0x5000): {
+            "id": 1,
+            "any_host": 1,
+            "any_host_shapes": 1 << 31 | 0b10,
+            "no_route": 0,
+            "wildcards": 0,
+            "fallback": 0,
+        },
+        (address, 0xFB20): {"id": 2, "no_route": 1, "wildcards": 0, "fallback": 0},
         (address, 0): {},
     }
+
+
+def test_vips_name_the_fallback_as_the_backend_behind_all_others() -> None:
+    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "no_route": "fallback", "routes": []}
+    config = configuration(vips=[vip, vip | {"name": "strict", "port": 81, "no_route": 404}], fallback={"port": 8000})
+    assert tables.fallback_index(config) == len(config.backends()) == 4
+    shop, strict, address = (value for _, value in tables.router_tables(config, KEY).vips)
+    assert (shop["fallback"], shop["no_route"]) == (5, 2)
+    assert (strict["fallback"], strict["no_route"]) == (5, 0)
+    assert address == {}
 
 
 def test_hosts_are_numbered_over_all_vips_with_the_depths_of_their_prefixes() -> None:
@@ -235,6 +254,11 @@ def test_a_maglev_table_is_packed_four_slots_to_a_value() -> None:
     assert tables.maglev_table(values) == table
 
 
+def test_the_fallback_is_this_very_host() -> None:
+    entry = tables.local_backend_entry(IPv4Address("198.18.0.2"))
+    assert entry == {"address": 0x020012C6, "interface": contract.BACKEND_LOCAL}
+
+
 def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
     local, vip = 0x0B0012C6, 0x506412C6
     assert tables.services(configuration(), "web-1") == [
@@ -244,9 +268,53 @@ def test_an_agent_serves_each_vip_that_leads_to_its_address() -> None:
     assert tables.services(configuration(), "web-1") == tables.services(configuration(), "admin-1")
 
 
+def test_each_host_that_a_vip_leads_to_is_asked_once() -> None:
+    """Also a drained one, which keeps its connections; by the name that comes first in the configuration."""
+    clusters = [
+        {"name": "web", "backends": [backend("web-2", 12, weight=0), backend("web-1", 11), backend("extra", 12)]},
+        {"name": "api", "backends": [backend("api-1", 21), backend("web-1", 11)]},
+        {"name": "admin", "backends": [backend("admin-1", 11, port=9000)]},
+    ]
+    holders = tables.holders(configuration(clusters=clusters))
+    index = {"admin-1": 0, "api-1": 1, "extra": 2, "web-1": 3, "web-2": 4}
+    assert tables.backend_indices(configuration(clusters=clusters)) == index
+    vip = 0x506412C6
+    assert {key: {(str(one.address), one.index) for one in hosts} for key, hosts in holders.items()} == {
+        (vip, 0x5000): {("198.18.0.11", 3), ("198.18.0.12", 4), ("198.18.0.21", 1)},
+        (vip, 0xFB20): {("198.18.0.11", 0)},
+    }
+
+
 def test_an_agent_for_an_unknown_backend_is_told_the_known_ones() -> None:
     with pytest.raises(RautaError, match="no backend is called 'web-9'\nThe configuration has: admin-1, api-1, web-1"):
         tables.services(configuration(), "web-9")
+
+
+def test_the_routers_own_agent_serves_every_vip_at_a_port_of_its_own() -> None:
+    router, vip = 0x020012C6, 0x506412C6
+    config = configuration(fallback={"port": 8000})
+    assert tables.fallback_services(config, IPv4Address("198.18.0.2")) == [
+        ({"address": vip, "port": 0x5000}, {"address": router, "port": 0x401F}),
+        ({"address": vip, "port": 0xFB20}, {"address": router, "port": 0x411F}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("198.18.100.80", "the router's address 198.18.100.80 is the VIP shop"),
+        ("198.18.0.21", "198.18.0.21 is the backend api-1"),
+        ("198.19.0.7", "198.19.0.7 is in encapsulation.source"),
+    ],
+)
+def test_an_address_that_plays_another_part_cannot_be_the_fallbacks(address: str, said: str) -> None:
+    with pytest.raises(RautaError, match=re.escape(said)):
+        tables.fallback_services(configuration(fallback={"port": 8000}), IPv4Address(address))
+
+
+def test_without_a_fallback_the_router_has_no_agent() -> None:
+    with pytest.raises(RautaError, match="has no `fallback`"):
+        tables.fallback_services(configuration(), IPv4Address("198.18.0.2"))
 
 
 # ---- keys -----------------------------------------------------------------------------------------------
@@ -268,6 +336,14 @@ def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
     keys = [CookieKeys.from_bytes(raw) for raw in (bytes(32), bytes(31) + b"\1", bytes(32))]
     assert keys[0].consumed_key == keys[2].consumed_key != keys[1].consumed_key
     assert keys[0].consumed_key == (0xB4AA8D2381585D3A, 0x10CC82892DE46BE1)
+
+
+def test_asks_have_keys_of_their_own_for_each_epoch() -> None:
+    keys = CookieKeys.from_bytes(bytes(range(32)))
+    raw = [hashlib.shake_256(b"rauta ask" + bytes(half)).digest(16) for half in (range(16), range(16, 32))]
+    expected = [[int.from_bytes(one[:8], "little"), int.from_bytes(one[8:], "little")] for one in raw]
+    assert tables.ask_keys_entry(keys) == {"key": expected}
+    assert not {number for key in expected for number in key} & {number for key in keys.by_epoch for number in key}
 
 
 def test_keys_do_not_show_themselves() -> None:

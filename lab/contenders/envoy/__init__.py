@@ -15,6 +15,7 @@ from lab.contenders import proxy
 from lab.contenders.proxy import RunningProxy
 from lab.contenders.settings import Settings
 from lab.interfaces import Layer
+from rauta.fallback.routes import by_host
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario
@@ -75,8 +76,8 @@ def _listener(vip: Vip, settings: EnvoySettings) -> dict[str, Any]:
         ],
         "route_config": {
             "virtual_hosts": [
-                {"name": host or "any", "domains": [host or "*"], "routes": [_route(route) for route in routes]}
-                for host, routes in proxy.by_host(vip).items()
+                {"name": host or "any", "domains": [host or "*"], "routes": list(map(_route, routes.routes))}
+                for host, routes in by_host(vip).items()
             ]
         },
     }

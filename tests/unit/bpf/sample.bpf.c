@@ -116,6 +116,11 @@ struct {
 	__array(values, struct inner);
 } tables SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} events SEC(".maps");
+
 /* ---- programs -------------------------------------------------------------------------------------- */
 
 static void count(__u32 counter)
@@ -214,4 +219,27 @@ SEC("syscall")
 int without_argument(void *ctx)
 {
 	return 7;
+}
+
+/* Puts the first four bytes of the packet into the ring buffer; 1 if there was no room. */
+SEC("xdp")
+int tell(struct xdp_md *ctx)
+{
+	__u32 *start = (void *)(long)ctx->data, word;
+
+	if ((void *)(start + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	word = *start;
+	return bpf_ringbuf_output(&events, &word, sizeof(word), 0) ? 1 : 0;
+}
+
+/* Swaps a pair and returns their sum. */
+SEC("syscall")
+int swap(struct pair *pair)
+{
+	__u32 left = pair->left;
+
+	pair->left = pair->right;
+	pair->right = left;
+	return left + pair->left;
 }
