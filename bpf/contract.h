@@ -530,7 +530,7 @@ struct event {			/* map events, a ring buffer: what became of one packet */
 };
 
 struct event_state {		/* map event_states, per CPU, by enum verdict_class; written by the program alone */
-	__u64 due;		/* when the next event is due if they come at the rate, ns of the coarse clock */
+	__u64 due;		/* when the next event is due if they come at the rate, ns by the kernel's ticks */
 	__u64 told;		/* events in the ring buffer, read or not */
 	__u64 limited;		/* packets whose turn it was, but that were too many for the rate */
 	__u64 lost;		/* and that found no room in the ring buffer */

@@ -3,9 +3,10 @@
  * Events: what became of single packets, told to whoever reads the ring buffer. Off unless the loader asks for them.
  *
  * They must not slow the packet path, whatever is sent: of each class, one packet in `event_one_in` has its turn, and
- * of these only as many become events as the rate allows each CPU. What is too much costs a look at the coarse clock
- * and is counted. Classes do not share a rate: nobody can hide requests behind a flood of packets to be dropped.
- * Without a reader the ring buffer fills, and what finds no room is counted, too.
+ * of these only as many become events as the rate allows each CPU. Time goes by the kernel's ticks, which are read
+ * in a nanosecond: what is too much costs little more than being counted. Classes do not share a rate: nobody can
+ * hide requests behind a flood of packets to be dropped. Without a reader the ring buffer fills, and what finds no
+ * room is counted, too.
  */
 #pragma once
 
@@ -13,6 +14,7 @@
 #include "observer.h"
 
 const volatile __u64 event_interval; /* ns between two events of a class and CPU in the long run; 0: no events */
+const volatile __u64 event_tick;     /* ns in a tick (jiffy) of the kernel's */
 const volatile __u64 event_burst;    /* ns by which such a series may be ahead of that */
 const volatile __u32 event_one_in[CLASS_COUNT]; /* 0: none of the class */
 
@@ -56,7 +58,7 @@ static __always_inline int has_turn(struct event_state *state, __u32 one_in)
 /* The generic cell rate algorithm (ITU-T I.371): a token bucket in one number, without a division. */
 static __always_inline int within_rate(struct event_state *state)
 {
-	__u64 now = bpf_ktime_get_coarse_ns(), due = state->due < now ? now : state->due;
+	__u64 now = bpf_jiffies64() * event_tick, due = state->due < now ? now : state->due;
 
 	if (due - now > event_burst)
 		return 0;

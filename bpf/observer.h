@@ -37,5 +37,7 @@ static __always_inline struct observer *get_observer(void)
 /* A random distance of 1 to 2 * mean - 1. */
 static __always_inline __u32 draw_gap(__u32 mean)
 {
+	if (mean == 1) /* the random number would cost as much as all the rest */
+		return 1;
 	return 1 + bpf_get_prandom_u32() % (2 * mean - 1);
 }

@@ -79,7 +79,9 @@ class EventReader:
 
         Those of one CPU are in the order of their packets.
         """
-        select.select([self._ring], [], [], None if timeout_ms < 0 else timeout_ms / 1000)
+        waiting = select.poll()
+        waiting.register(self._ring, select.POLLIN)
+        waiting.poll(timeout_ms)
         return [self._event(self._layout.unpack(record)) for record in self._ring.read()]
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """How long the router's program takes: the histogram that bpf/latency.h fills, as seconds.
 
-Wall time of a sample of all packets, between two readings of the clock: it includes what one reading costs (some 20
+Wall time of a sample of all packets, between two readings of the clock: it includes what one reading costs (20 to 40
 ns), and whatever interrupted the program meanwhile.
 """
 

@@ -5,6 +5,7 @@ Router.load(config, keys, observation=Observation(latency_one_in=64, events=Even
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, fields
 
 from rauta.bpf import BpfObject
@@ -16,6 +17,7 @@ MAX_ONE_IN = 1 << 20
 MAX_RATE = 1_000_000
 RING_BYTES = 1 << 18  # of the events' ring buffer: about 6,500 of them
 _SECOND = 1_000_000_000  # ns
+_COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE (linux/time.h), which moves with the kernel's ticks
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class EventRates:
 
     Of each class, one packet in so many has its turn, on the average (`routed`, `dropped`, `answered`, `fallback`; 0
     for none). Of these, `rate` a second become events, of each class and on each CPU; after a silence, at most `burst`
-    at once. The clock that this rests on is that of the scheduler's ticks (1 to 10 ms): a `burst` less than the rate
-    allows in a tick lowers the rate.
+    at once. Time goes by the kernel's ticks (1 to 10 ms) here: a `burst` less than the rate allows in a tick lowers the
+    rate.
     """
 
     rate: int = 100
@@ -62,6 +64,7 @@ class Observation:
             return
         interval = _SECOND // self.events.rate
         obj.rodata["event_interval"] = interval
+        obj.rodata["event_tick"] = round(time.clock_getres(_COARSE_CLOCK) * _SECOND)
         obj.rodata["event_burst"] = (self.events.burst - 1) * interval
         classes = obj.btf.enum("verdict_class")
         one_in = [0] * classes["CLASS_COUNT"]
