@@ -24,7 +24,8 @@ ROUTER_WSCALE = 7
 ROUTER_WINDOW = 29200
 PATH_MTU = 1500
 OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFFE
-AGE_LONG, LONGEST_TRIP_MS = 0x7FFF, 333
+OUTER_ID_NEW = 0x8000
+AGE_LONG, LONGEST_TRIP_MS = 0x3FFF, 333
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
 MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
@@ -264,9 +265,13 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
 
 
-def outer_id(cookie: int, *, opens: bool, age: int = 0) -> int:
-    """The identification in the outer header of a connection's packets; of a first request it says the age."""
-    return age << 1 | OUTER_ID_OPENS if opens else cookie >> 16 & OUTER_ID_CONNECTION
+def outer_id(cookie: int, *, opens: bool, age: int = 0, new: bool = False) -> int:
+    """The identification in the outer header of a connection's packets.
+
+    Of a first request it says the age, and whether the router knows of no earlier one.
+    """
+    first = (OUTER_ID_NEW if new else 0) | age << 1 | OUTER_ID_OPENS
+    return first if opens else cookie >> 16 & OUTER_ID_CONNECTION
 
 
 # ---- keyed hashes ---------------------------------------------------------------------------------------
