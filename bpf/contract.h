@@ -106,6 +106,7 @@ struct vip {
 	__u32 no_route;		/* enum no_route_answer */
 	__u32 wildcards;	/* bit n: there is a host "*." with n labels behind it */
 	__u32 fallback;		/* index of the fallback among the backends + 1; 0: there is none */
+	__u32 strict;		/* not 0: a path of its routes has bytes that can be spelled in another way, see http.h */
 };
 
 enum host_kind {

@@ -124,7 +124,7 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment 
 
 	if (load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
-	refused = read_request(segment->length);
+	refused = read_request(segment->length, segment->vip->strict);
 	if (refused)
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)

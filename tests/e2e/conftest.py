@@ -39,8 +39,8 @@ def may_repeat() -> None:
 def nothing_is_sent_twice(routed: Bench, request: pytest.FixtureRequest) -> Iterator[None]:
     """The network loses nothing, so the client has nothing to send again; but in tests that use `may_repeat`.
 
-    Where a program has to wait for a CPU its acknowledgements do, and meanwhile a client probes, which repeats a segment
-    (RFC 8985, 7.2). Such a probe is no sign of loss, unless it repairs one.
+    Where a program has to wait for a CPU its acknowledgements do, and meanwhile a client probes, which repeats a
+    segment (RFC 8985, 7.2). Such a probe is no sign of loss, unless it repairs one.
     """
     before = routed.client.tcp_counters()
     yield

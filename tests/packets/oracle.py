@@ -38,6 +38,7 @@ CONSUMED_WAYS = 7
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
+ONE_SPELLING = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
 BACKEND_LOCAL = 0xFFFFFFFF
@@ -450,6 +451,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
         value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
+        value["strict"] = int(any(set(route.path) - set(ONE_SPELLING) for route in vip.routes))
         for host in dict.fromkeys(route.host for route in vip.routes):
             host_id += 1
             routes = [route for route in vip.routes if route.host == host]
