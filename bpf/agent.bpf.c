@@ -4,9 +4,13 @@
  * socket, and creates that socket from the first request; egress gives the answers the VIP's address.
  * docs/architecture.md follows a connection through it.
  */
+#define VERDICT_ROWS 1 /* a backend's host counts for itself, whichever VIP its packets are for */
+
 #include "deliver.h"
 #include "respond.h"
 #include "verdict.h"
+
+static const __u32 no_vip;
 
 SEC("tc")
 int rauta_agent_ingress(struct __sk_buff *skb)
@@ -14,7 +18,7 @@ int rauta_agent_ingress(struct __sk_buff *skb)
 	enum verdict verdict =
 		(skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC ? deliver_again(skb) : receive(skb);
 
-	count(verdict);
+	count(&no_vip, verdict);
 	if (verdict >= VERDICT_AGENT_OUT)
 		return bpf_redirect(skb->ifindex, 0);
 	if (verdict >= VERDICT_AGENT_AGAIN)
@@ -31,13 +35,14 @@ int rauta_agent_egress(struct __sk_buff *skb)
 {
 	enum verdict verdict = respond(skb);
 
-	count(verdict);
+	count(&no_vip, verdict);
 	return verdict == AGENT_EGRESS_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Types that appear in no map: this puts them into the object's BTF for the control plane. */
 const volatile struct {
 	enum mapping_state mapping_state;
+	enum verdict verdict;
 } contract_types = {};
 
 char _license[] SEC("license") = "GPL";

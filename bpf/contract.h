@@ -24,6 +24,7 @@
 #define FLOW_WAYS	8	/* entries of a set in the flow table */
 #define MAX_BACKENDS	4096
 #define MAX_CLUSTERS	1024
+#define MAX_ROUTES	4194303	/* of all VIPs, see path.route */
 #define MAX_VIPS	64
 #define MAGLEV_SLOTS	65537	/* prime, as the paper wants it (Eisenbud et al., NSDI '16, section 3.4) */
 #define MAGLEV_PACKED	16385	/* map entries of four slots each: ceil(MAGLEV_SLOTS / 4) */
@@ -39,20 +40,22 @@
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
  *
- *   15                        1   0
+ *   15    14                  1   0
  *  | cookie's bits 31..17      |  0  |
- *  | age of the handshake, ms  |  1  |  carries the first request
+ *  | new | age of handshake, ms |  1  |  carries the first request
  *
  * Hints, never a permission: the cookie is that. The lowest bit saves the agent a cookie check on every other
  * packet. The others say of a later packet which connection the router takes it to be of, so that one which comes
  * before its first request does not count as one of the tuple's last connection; of a first request, how long ago
- * the router answered the SYN (age.h), for the backend's kernel to know the round trip.
+ * the router answered the SYN (age.h), for the backend's kernel to know the round trip, and whether the router has
+ * routed it as a new connection's, knowing of no earlier one (first.h).
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
 #define OUTER_ID_CONNECTION 0xfffe
 #define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
+#define OUTER_ID_NEW	0x8000
 #define outer_id_opening(age) ((__u16)((age) << 1 | OUTER_ID_OPENS))
-#define AGE_LONG	0x7fff	/* that long, or longer; 0: not known */
+#define AGE_LONG	0x3fff	/* that long, or longer; 0: not known */
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *
@@ -133,8 +136,21 @@ struct path_key {		/* map paths */
 	__u16 kind;		/* enum path_kind */
 };
 
+/*
+ * What a path leads to, by enum method; 0: no route for this method here.
+ *
+ *   31                 10 9            0
+ *  | route's number + 1  | cluster index |
+ *
+ * Routes are numbered from 0 over all VIPs as they stand in the configuration, so whoever has found one knows
+ * its counter and its cluster.
+ */
+#define ROUTE_CLUSTER_BITS 10
+#define route_cluster(route) ((route) & ((1 << ROUTE_CLUSTER_BITS) - 1))
+#define route_number(route) (((route) >> ROUTE_CLUSTER_BITS) - 1)
+
 struct path {
-	__u32 cluster[METHOD_COUNT]; /* cluster index + 1 by enum method; 0: no route for this method here */
+	__u32 route[METHOD_COUNT];
 	char path[MAX_PATH];	/* zero-padded: compared after the hash matched */
 };
 
@@ -229,11 +245,11 @@ struct flow {			/* only ever inserted after a valid cookie, or because an agent 
  */
 struct flow_set {
 	__u32 lock;		/* not 0: somebody writes; readers do not look at it */
-	__u8 hand;		/* where the search for a victim goes on */
-	__u8 used;		/* bit w: way w was used since the hand passed it */
-	__u16 reserved;
+	__u8 clock;		/* twice the number of entries that the set has taken in, modulo 256 */
+	__u8 reserved[3];
 	__u32 zero;		/* always 0, which the verifier does not know */
-	__u32 padding[5];
+	__u8 used[FLOW_WAYS];	/* what the clock said when the way was last used; one more for taking the entry in */
+	__u32 padding[3];
 	__u32 tag[FLOW_WAYS];	/* 0: empty */
 	struct flow flow[FLOW_WAYS];
 };
@@ -280,7 +296,7 @@ struct ask_keys {		/* map ask_keys, one entry; on routers and agents alike; deri
 	__u64 key[2][2];	/* k0, k1 by epoch */
 };
 
-struct ask_call {		/* context of the router's programs rauta_seal_ask and rauta_take_answer */
+struct ask_call {		/* argument of the router's programs rauta_seal_ask and rauta_take_answer */
 	struct tuple between;	/* the router's own address and port (client), the agent's (server) */
 	__u32 backend;		/* index of the one that is asked */
 	struct ask ask;
@@ -316,7 +332,9 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
 	__u16 age;		/* of the handshake, as the router has said; for opening only */
-	__u16 reserved;
+	__u16 is_new;		/* OUTER_ID_NEW, if the packet has it; of the packet only */
+	__u32 reserved;
+	__u64 first;		/* digest of the connection's first data: like head_digest(), of up to 2,048 bytes */
 };
 
 /*
@@ -345,7 +363,7 @@ struct consumed_set {
 /* ---- verdicts ----------------------------------------------------------------------------------- */
 
 /*
- * One counter each (map verdicts, per CPU). Every packet that enters a program leaves it through exactly one.
+ * One counter each for every VIP (map verdicts). Every packet that enters a program leaves it through exactly one.
  * The range says what happens to the packet; within a range the list is append-only.
  */
 #define VERDICT_DROP	16	/* router: below, the packet is passed to the kernel */
@@ -424,6 +442,8 @@ enum verdict {
 	AGENT_DELIVERED,		/* later packet, translated */
 	AGENT_NO_LISTENER,		/* first request, nobody listens: the kernel refuses it with an RST */
 	AGENT_CLEARING,			/* turned into a reset for an old socket; a clone goes round behind it */
+	AGENT_ENDING = 136,		/* turned into a reset for the connection's own socket: the router, which has lost its
+					 * entry, has routed something else than the socket has had (first.h) */
 	AGENT_DELIVERED_ICMP = 135,	/* "fragmentation needed" about what the server sent, translated */
 
 	/* Agent, ingress: dropped */
@@ -470,4 +490,56 @@ enum verdict {
 	FALLBACK_CLOSE,			/* FIN or RST */
 
 	VERDICT_COUNT = 256,
+};
+
+/* ---- observation -------------------------------------------------------------------------------- */
+
+struct verdict_counts {		/* map verdicts, per CPU, by vip.id. 0: what is passed, and fragments, which name no port;
+				 * all of the agent */
+	__u64 packets[VERDICT_COUNT]; /* by enum verdict */
+};
+
+enum verdict_class {		/* what becomes of a packet, by the range of its verdict */
+	CLASS_PASSED = 0,
+	CLASS_DROPPED = 1,
+	CLASS_ANSWERED = 2,
+	CLASS_ROUTED = 3,	/* a request, to a backend */
+	CLASS_FORWARDED = 4,	/* to a backend, anything else */
+	CLASS_FALLBACK = 5,	/* to the proxy on this host */
+	CLASS_COUNT,
+};
+
+/*
+ * Times of the program, in ns, in four buckets an octave: bucket 4 * (e - LATENCY_FIRST_OCTAVE) + s counts those of
+ * (4 + s) << (e - 2) and more that are less than the next one's least. The first also counts shorter ones, the last
+ * also longer ones.
+ */
+#define LATENCY_FIRST_OCTAVE 4	/* from 16 ns */
+#define LATENCY_OCTAVES	20	/* to 16.8 ms */
+#define LATENCY_BUCKETS	80	/* 4 * LATENCY_OCTAVES */
+
+struct latency {		/* map latency, per CPU, by enum verdict_class */
+	__u64 sum;		/* of all times, ns */
+	__u64 bucket[LATENCY_BUCKETS];
+};
+
+#define NO_ROUTE_NUMBER	0xffffffff
+
+struct event {			/* map events, a ring buffer: what became of one packet */
+	__u64 time;		/* CLOCK_MONOTONIC, ns */
+	struct tuple tuple;	/* of a fragment, only the addresses */
+	__u32 route;		/* number of the route that the request in it has found, or NO_ROUTE_NUMBER */
+	__u16 backend;		/* index, or NO_BACKEND */
+	__u8 verdict;		/* enum verdict */
+	__u8 vip;		/* id; 0 of a fragment */
+	__u32 cpu;
+};
+
+struct event_state {		/* map event_states, per CPU, by enum verdict_class; written by the program alone */
+	__u64 due;		/* when the next event is due if they come at the rate, ns by the kernel's ticks */
+	__u64 told;		/* events in the ring buffer, read or not */
+	__u64 limited;		/* packets whose turn it was, but that were too many for the rate */
+	__u64 lost;		/* and that found no room in the ring buffer */
+	__u32 left;		/* packets until the next one's turn, that one included; 0 before the first packet */
+	__u32 reserved;
 };

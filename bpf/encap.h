@@ -66,6 +66,7 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 	struct ethhdr *eth, *inner;
 	void *data, *end;
 
+	segment->backend = index;
 	if (!backend || !backend->address)
 		return DROP_NO_BACKEND;
 	if (segment->ip_length + IP_LENGTH > PATH_MTU && backend->interface != BACKEND_LOCAL)

@@ -2,10 +2,14 @@
 /*
  * The flow table: which backend a connection has, and where in its byte stream the next request must start.
  *
- * A set-associative cache in an array map: the keyed flow_hash chooses a set of eight entries. A full set
- * loses the entry that was not used since the clock hand passed it; a client cannot aim at somebody else's
- * set without the key. The kernel's LRU hash costs 52 ns for a look-up and 145 ns for an insertion here
- * (docs/performance.md), this one a fraction of that, and its memory is as fixed.
+ * A set-associative cache in an array map: the keyed flow_hash chooses a set of eight entries; a client cannot
+ * aim at somebody else's set without the key. The kernel's LRU hash costs 52 ns for a look-up and 145 ns for
+ * an insertion here (docs/performance.md), this one a fraction of that, and its memory is as fixed.
+ *
+ * A full set loses the entry that was not used for the longest time. Time is counted in what the set takes in:
+ * its clock ticks before and after each new entry, and a packet writes down what it says once for each tick,
+ * not more. (One bit for each way, with a clock's hand, says too little: ordinary connections use their
+ * entries, too, and where all bits are set the hand takes whoever it points at, however busy.)
  *
  * Readers take no lock: they copy the entry, and look at its tuple before and after. An entry's place is
  * given to another flow with no tuple in it meanwhile, so a copy is all one flow's. Writers take the lock,
@@ -29,6 +33,7 @@ struct {
 
 const volatile __u32 flow_sets = 16384; /* the same number */
 
+#define EMPTY_AGE 0x1000 /* more than any */
 #define LOCK_ATTEMPTS 64 /* about 1 us */
 
 struct entry {
@@ -85,30 +90,32 @@ static __always_inline void find_flow(struct entry *entry, const struct segment 
 	if (found >= FLOW_WAYS)
 		return;
 	read_flow(entry, &set->flow[found], segment);
-	if (entry->kept && !(set->used & 1 << found))
-		set->used |= 1 << found;
+	if (entry->kept && set->used[found] != set->clock)
+		set->used[found] = set->clock;
 }
 
-/* The way to write a new entry with this tag to: the one that has it, an empty one, or the next that was
- * not used lately. The lock is held. */
+/* The way to write a new entry with this tag to: the one that has it, an empty one, or else the one that was
+ * not used for the longest time. Of several that were used last at the same time, a different one each time.
+ * The lock is held. */
 static __always_inline __u32 choose_way(struct flow_set *set, __u32 tag)
 {
-	__u32 hand = set->hand, empty = FLOW_WAYS;
+	__u32 oldest = 0, chosen = 0;
+	__u8 clock = set->clock;
 
-	for (__u32 way = 0; way < FLOW_WAYS; way++) {
+	for (__u32 i = 0; i < FLOW_WAYS; i++) {
+		__u32 way = (clock / 2 + i) & (FLOW_WAYS - 1);
+		__u32 age = set->tag[way] ? 1 + (__u8)(clock - set->used[way]) : EMPTY_AGE;
+
 		if (set->tag[way] == tag)
 			return way;
-		if (!set->tag[way])
-			empty = way;
+		if (age > oldest) {
+			oldest = age;
+			chosen = way;
+		}
 	}
-	if (empty < FLOW_WAYS)
-		return empty;
-	for (__u32 i = 0; i < FLOW_WAYS && set->used & 1 << (hand & (FLOW_WAYS - 1)); i++) {
-		set->used &= ~(1 << (hand & (FLOW_WAYS - 1)));
-		hand++;
-	}
-	set->hand = hand + 1;
-	return hand & (FLOW_WAYS - 1);
+	set->used[chosen] = clock + 1;
+	set->clock = clock + 2;
+	return chosen;
 }
 
 /* a is behind b in the stream (RFC 9293, 3.4: numbers wrap). */
@@ -174,7 +181,6 @@ static __always_inline void write_flow(struct flow_set *set, const struct segmen
 	way = forget(set, choose_way(set, tag)) & (FLOW_WAYS - 1);
 	kept = &set->flow[way];
 	set->tag[way] = tag;
-	set->used |= 1 << way;
 	kept->tuple = flow->tuple;
 	barrier();
 	*kept = *flow;

@@ -22,6 +22,19 @@
 #include "scratch.h"
 #include "verdict.h"
 
+/* The digest of the first `length` bytes of scratch.head. */
+static __always_inline __u64 head_digest(const struct scratch *scratch, __u32 length)
+{
+	struct digest digest = {};
+	__u32 words = length / 8 & (MAX_WORDS - 1), i;
+
+	for (i = 0; i < words; i++)
+		digest_word(&digest, i & (MAX_WORDS - 1), word_at(scratch, 8 * i));
+	if (length % 8)
+		digest_word(&digest, words, swar_first(word_at(scratch, 8 * words), length % 8));
+	return digest_value(&digest);
+}
+
 /* The method that `word` starts with, including its space; 0 if none. *length: bytes of both. */
 static __always_inline enum method method_of(__u64 word, __u32 *length)
 {

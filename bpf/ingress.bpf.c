@@ -16,6 +16,7 @@
 #include "http.h"
 #include "icmp.h"
 #include "lost.h"
+#include "observe.h"
 #include "packet.h"
 #include "recover.h"
 #include "reply.h"
@@ -86,7 +87,7 @@ static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct seg
 	flow->state = FLOW_FALLBACK;
 	flow->request_seq = segment->seq;
 	flow->request_ack = segment->ack;
-	if (encapsulate(ctx, segment, index, opening_id(ctx, segment), reason) != reason)
+	if (encapsulate(ctx, segment, index, opening_id(ctx, segment, 0), reason) != reason)
 		return DROP_NO_BACKEND;
 	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
 }
@@ -116,10 +117,10 @@ static __always_inline enum verdict without_route(const struct vip *vip)
 
 /* Reads the request at the segment's start. UNDECIDED: it is routed to *cluster (from 0); else the verdict
  * to refuse it with. */
-static __noinline enum verdict route_request(struct xdp_md *ctx, const struct segment *segment,
+static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment *segment,
 					     struct scratch *scratch, __u32 *cluster)
 {
-	__u32 refused, found;
+	__u32 refused;
 
 	if (load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
@@ -128,10 +129,10 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, const struct se
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	found = find_cluster(scratch, segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
-	if (found == NO_CLUSTER)
+	segment->route = find_route(scratch, segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
+	if (segment->route == NO_ROUTE)
 		return without_route(segment->vip);
-	*cluster = found - 1;
+	*cluster = route_cluster(segment->route);
 	return UNDECIDED;
 }
 
@@ -158,7 +159,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
-	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment), ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment, OUTER_ID_NEW), ROUTED_FIRST);
 	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
 		return DROP_NO_ROOM;
 	return verdict;
@@ -232,7 +233,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		    !(segment->flags & TCP_RST);
 
 	return encapsulate(ctx, segment, flow->backend,
-			   opens ? opening_id(ctx, segment) : outer_id(flow->cookie), verdict);
+			   opens ? opening_id(ctx, segment, 0) : outer_id(flow->cookie), verdict);
 }
 
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct segment *segment,
@@ -447,58 +448,63 @@ static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *s
 	return entry.kept ? on_flow(ctx, segment, &entry) : without_flow(ctx, segment, &entry);
 }
 
-/* The verdict, and above it the interface that the packet is to leave through, 0: as it came. Global: the
- * verifier checks it once, with tags and without. */
-__noinline __u64 handle(struct xdp_md *ctx)
+/* Global: the verifier checks it once, with tags and without. */
+__noinline enum verdict handle(struct xdp_md *ctx, struct outcome *outcome)
 {
 	struct segment segment;
 	enum verdict verdict;
 
+	if (!outcome)
+		return DROP_NO_ROOM;
 	segment.leaves = 0;
 	verdict = decide(ctx, &segment);
-	return (__u64)segment.leaves << 32 | verdict;
+	note_outcome(outcome, &segment);
+	return verdict;
 }
 
 /* What was taken off goes where the frame goes, back or up; through another interface go no tags. */
-static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, __u32 *leaves)
+static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, struct observer *observer)
 {
+	struct outcome *outcome = &observer->outcome;
 	enum verdict verdict;
-	struct tags tags;
-	__u64 handled;
 
-	if (take_tags(ctx, &tags))
+	if (take_tags(ctx, &observer->tags)) {
+		*outcome = nothing_known;
 		return DROP_NO_ROOM;
-	handled = handle(ctx);
-	verdict = (__u32)handled;
-	*leaves = handled >> 32;
-	return *leaves || !put_tags(ctx, &tags) ? verdict : DROP_NO_ROOM;
+	}
+	verdict = handle(ctx, outcome);
+	return outcome->leaves || !put_tags(ctx, &observer->tags) ? verdict : DROP_NO_ROOM;
 }
 
 SEC("xdp")
 int rauta_ingress(struct xdp_md *ctx)
 {
+	struct observer *observer = get_observer();
 	enum verdict verdict;
-	__u32 leaves = 0;
+	__u64 start;
+	__u32 leaves;
 
-	if (unlikely(has_tag(ctx))) {
-		verdict = handle_tagged(ctx, &leaves);
-	} else {
-		__u64 handled = handle(ctx);
-
-		verdict = (__u32)handled;
-		leaves = handled >> 32;
-	}
-	count(verdict);
+	if (!observer)
+		return XDP_ABORTED;
+	start = start_timing(observer);
+	if (unlikely(has_tag(ctx)))
+		verdict = handle_tagged(ctx, observer);
+	else
+		verdict = handle(ctx, &observer->outcome);
+	observe(&observer->outcome, verdict, start);
 	if (verdict < VERDICT_DROP || verdict >= VERDICT_FALLBACK)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
 		return XDP_DROP;
+	leaves = observer->outcome.leaves;
 	return leaves ? bpf_redirect(leaves, 0) : XDP_TX;
 }
 
 /* Types that no map definition shows to the compiler in full: this puts them into the object's BTF, for
  * libbpf and the control plane. */
 const volatile struct {
+	enum verdict verdict;
+	enum verdict_class verdict_class;
 	enum method method;
 	enum no_route_answer no_route;
 	enum path_kind path_kind;
@@ -509,6 +515,7 @@ const volatile struct {
 	struct lost_segment lost_segment;
 	struct ask_call ask_call;
 	struct maglev_slots maglev_slots;
+	struct event event;
 } contract_types = {};
 
 char _license[] SEC("license") = "GPL";

@@ -8,6 +8,8 @@
  */
 #pragma once
 
+#include <stddef.h>
+
 #include "kernel.h"
 #include "verdict.h"
 
@@ -18,18 +20,20 @@ struct { /* which addresses and ports are ours, and what happens to requests wit
 	__type(value, struct vip);
 } vips SEC(".maps");
 
-struct segment { /* of a client, to a VIP; numbers in host byte order */
+struct segment { /* of a client, to a VIP; numbers in host byte order. A cache line: the stack has little room */
 	struct tuple tuple;
-	const struct vip *vip;
+	__u32 leaves; /* once encapsulated: index of the interface to leave through, 0: as it came */
+	const struct vip *vip; /* NULL: none yet */
 	__u64 hash;   /* flow_hash of the tuple */
-	long frame;   /* length of the whole frame, bytes; more than the packet if the link pads */
-	__u32 leaves; /* index of the interface to leave through, 0: as it came */
+	__u32 frame;  /* length of the whole frame, bytes; more than the packet if the link pads */
+	__u32 route;  /* of the request in it, as in struct path; 0: none yet */
 	__u32 seq;
 	__u32 ack;
 	__u16 ip_length;     /* IPv4 total length, bytes */
 	__u16 header_length; /* TCP, bytes */
 	__u16 payload;	     /* offset in the frame, bytes */
 	__u16 length;	     /* of the payload, bytes */
+	__u16 backend;	     /* index of the one that it was to go to, or NO_BACKEND */
 	__u8 flags;
 	__u8 tos;
 };
@@ -63,10 +67,6 @@ static __always_inline enum verdict parse_tcp(struct segment *segment, const str
 	if (ETH_LENGTH + length > segment->frame || header < TCP_LENGTH || IP_LENGTH + header > length)
 		return DROP_MALFORMED;
 
-	segment->tuple.client = ip->saddr;
-	segment->tuple.server = ip->daddr;
-	segment->tuple.client_port = tcp->source;
-	segment->tuple.server_port = tcp->dest;
 	segment->seq = bpf_ntohl(tcp->seq);
 	segment->ack = bpf_ntohl(tcp->ack_seq);
 	segment->ip_length = length;
@@ -83,15 +83,20 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct iphdr *ip = (void *)(eth + 1);
+	struct tuple *tuple = &segment->tuple;
 	struct vip_key key = {};
 	__be16 *ports;
 
+	segment->vip = NULL;
+	segment->route = 0;
+	segment->backend = NO_BACKEND;
 	if ((void *)(eth + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASS_NOT_IPV4;
 	if ((void *)(ip + 1) > end)
 		return PASS_TRUNCATED;
 	if (ip->version != 4 || ip->ihl < 5)
 		return PASS_NOT_IPV4;
+	*tuple = (struct tuple){ .client = ip->saddr, .server = ip->daddr };
 	if (unlikely(ip->frag_off & IP_FRAGMENT))
 		return check_fragment(ip);
 	if (ip->protocol != IPPROTO_TCP)
@@ -101,6 +106,8 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 		return PASS_TRUNCATED;
 	key.address = ip->daddr;
 	key.port = ports[1];
+	tuple->client_port = ports[0];
+	tuple->server_port = ports[1];
 	segment->frame = end - data;
 	segment->vip = bpf_map_lookup_elem(&vips, &key);
 	if (!segment->vip || !key.port)

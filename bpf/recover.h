@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The router's side of asking (rauta/recovery.py): programs that user space calls. They hold the key, so it need not,
- * and they take the lock of a set of the flow table, which user space cannot.
+ * The router's side of asking (rauta/recovery.py): programs that user space runs by BPF_PROG_TEST_RUN. They hold the
+ * key, so it need not, and they take the lock of a set of the flow table, which user space cannot.
+ *
+ * The one that writes an entry is of type xdp, and never attached: like a packet's it runs with softirqs off, as the
+ * lock wants it. A syscall program could lose its CPU while it holds the lock, and packets would meet a locked set.
  *
  * A recovered entry is a state of its own. The backend's kernel knows which byte it expects, nobody knows whether that
  * byte starts a request or lies in a body: so acknowledgements, FIN and RST pass, and data never does.
@@ -21,8 +24,8 @@ static __always_inline int knows_tuple(struct flow_set *set, const struct segmen
 	return 0;
 }
 
-/* Makes an entry, unless there is one by now, or packets keep the set locked: then the client is asked about once
- * more. */
+/* Makes an entry, unless there is one by now, or another CPU keeps the set locked: then the connection is asked about
+ * once more. */
 static __always_inline int add_flow(struct flow_set *set, const struct segment *segment, const struct flow *flow)
 {
 	int added = 0;
@@ -70,15 +73,14 @@ int rauta_seal_ask(struct ask_call *call)
 	return failed;
 }
 
-SEC("?syscall")
-int rauta_take_answer(struct ask_call *call)
+SEC("?xdp")
+int rauta_take_answer(struct xdp_md *ctx)
 {
-	struct tuple between = call->between;
-	struct ask answer = call->ask;
+	struct ask_call call;
 
-	if (!is_sealed(&answer, &between))
+	if (bpf_xdp_load_bytes(ctx, 0, &call, sizeof(call)) || !is_sealed(&call.ask, &call.between))
 		return ANSWER_REFUSED;
-	if (answer.kind == ASK_NOT_MINE)
+	if (call.ask.kind == ASK_NOT_MINE)
 		return ANSWER_NOT_MINE;
-	return answer.kind == ASK_MINE ? recover_flow(&answer, call->backend) : ANSWER_REFUSED;
+	return call.ask.kind == ASK_MINE ? recover_flow(&call.ask, call.backend) : ANSWER_REFUSED;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which cluster does the request in the scratch copy belong to?
+ * Which route does the request in the scratch copy belong to?
  *
  * The host name selects first: if it is known to the VIP, only its routes count; else those of the longest
  * wildcard that it matches; else those for any host. Then the exact path, then prefixes from the longest to
@@ -28,7 +28,7 @@ struct {
 	__type(value, struct path);
 } paths SEC(".maps");
 
-#define NO_CLUSTER 0 /* clusters are numbered from 1 in routes */
+#define NO_ROUTE 0 /* struct path says what else there may be */
 
 static __always_inline int same_host(const struct scratch *scratch, const struct host *host, __u32 at,
 				     __u32 length)
@@ -60,25 +60,24 @@ static __always_inline int same_path(const struct scratch *scratch, const struct
 	return length <= MAX_PATH;
 }
 
-/* The cluster (from 1) that the routes for this very path name for the request's method, or NO_CLUSTER.
- * Global: verified once. */
+/* The route for this very path and the request's method, or NO_ROUTE. Global: verified once. */
 __noinline __u32 match_path(__u64 hash, __u32 host, __u32 length, __u32 kind)
 {
 	struct path_key key = { .hash = hash, .host = host, .length = length, .kind = kind };
 	const struct scratch *scratch = get_scratch();
 	const struct path *path;
-	__u32 method, cluster;
+	__u32 method, route;
 
 	if (!scratch)
-		return NO_CLUSTER;
+		return NO_ROUTE;
 	path = bpf_map_lookup_elem(&paths, &key);
 	if (!path || !same_path(scratch, path, scratch->request.path, length))
-		return NO_CLUSTER;
+		return NO_ROUTE;
 	method = scratch->request.method;
 	if (method >= METHOD_COUNT)
-		return NO_CLUSTER;
-	cluster = path->cluster[method];
-	return cluster ? cluster : path->cluster[METHOD_ANY];
+		return NO_ROUTE;
+	route = path->route[method];
+	return route ? route : path->route[METHOD_ANY];
 }
 
 /*
@@ -162,11 +161,10 @@ static __always_inline __u64 select_host(const struct scratch *scratch, __u32 vi
 	return routes ? routes : any;
 }
 
-/* The cluster, numbered from 1, or NO_CLUSTER. `any`: the VIP's routes without a host, as match_host says
- * it. */
-static __always_inline __u32 find_cluster(const struct scratch *scratch, __u32 vip, __u64 any, __u32 wildcards)
+/* The route, or NO_ROUTE. `any`: the VIP's routes without a host, as match_host says it. */
+static __always_inline __u32 find_route(const struct scratch *scratch, __u32 vip, __u64 any, __u32 wildcards)
 {
-	__u32 depth, id, shapes, cluster = NO_CLUSTER;
+	__u32 depth, id, shapes, route = NO_ROUTE;
 	__u64 routes;
 
 	routes = select_host(scratch, vip, any, wildcards);
@@ -174,14 +172,14 @@ static __always_inline __u32 find_cluster(const struct scratch *scratch, __u32 v
 	shapes = routes;
 	depth = scratch->request.depth;
 	if (shapes & SHAPE_EXACT)
-		cluster = match_path(scratch->request.path_hash, id, scratch->request.path_length, PATH_EXACT);
-	for (__u32 i = 0; i <= MAX_PREFIX_DEPTH && !cluster; i++) {
+		route = match_path(scratch->request.path_hash, id, scratch->request.path_length, PATH_EXACT);
+	for (__u32 i = 0; i <= MAX_PREFIX_DEPTH && !route; i++) {
 		const struct prefix *prefix = &scratch->prefix[(depth - i) & (PREFIXES - 1)];
 
 		if (i > depth)
 			break;
 		if (shapes >> ((depth - i) & (PREFIXES - 1)) & 1)
-			cluster = match_path(prefix->hash, id, prefix->length, PATH_PREFIX);
+			route = match_path(prefix->hash, id, prefix->length, PATH_PREFIX);
 	}
-	return cluster;
+	return route;
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012) of two words and up to seven
- * bytes: 17 bytes are what a cookie covers, 20 what a connection's fingerprint does; and of 64, which is what
- * the tag of an ask does.
+ * SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012) of messages of a fixed length:
+ * 17 bytes are what a cookie covers, 20 what a connection's fingerprint does, 64 what the tag of an ask does.
  */
 #pragma once
 
@@ -32,16 +31,19 @@
 		v0 ^= (word);                                                                              \
 	} while (0)
 
-/* `last`: the bytes behind the two words, as a little-endian integer. */
-static __always_inline __u64 siphash(const __u64 key[2], __u64 word0, __u64 word1, __u64 last, __u32 length)
+/* Of `words` words, a constant at every call, so that the loop unrolls, and of the bytes behind them: `last`, a
+ * little-endian integer. `length`: of all, bytes. */
+static __always_inline __u64 siphash(const __u64 key[2], const __u64 *word, __u32 words, __u64 last,
+				     __u32 length)
 {
 	__u64 v0 = key[0] ^ 0x736f6d6570736575ULL;
 	__u64 v1 = key[1] ^ 0x646f72616e646f6dULL;
 	__u64 v2 = key[0] ^ 0x6c7967656e657261ULL;
 	__u64 v3 = key[1] ^ 0x7465646279746573ULL;
 
-	SIP_COMPRESS(word0);
-	SIP_COMPRESS(word1);
+#pragma unroll
+	for (__u32 i = 0; i < words; i++)
+		SIP_COMPRESS(word[i]);
 	SIP_COMPRESS(((__u64)length << 56) | last);
 	v2 ^= 0xff;
 	SIP_ROUND(v0, v1, v2, v3);
@@ -53,29 +55,19 @@ static __always_inline __u64 siphash(const __u64 key[2], __u64 word0, __u64 word
 
 static __always_inline __u64 siphash_17(const __u64 key[2], __u64 word0, __u64 word1, __u8 last)
 {
-	return siphash(key, word0, word1, last, 17);
+	const __u64 word[] = { word0, word1 };
+
+	return siphash(key, word, 2, last, 17);
 }
 
 static __always_inline __u64 siphash_20(const __u64 key[2], __u64 word0, __u64 word1, __u32 last)
 {
-	return siphash(key, word0, word1, last, 20);
+	const __u64 word[] = { word0, word1 };
+
+	return siphash(key, word, 2, last, 20);
 }
 
 static __always_inline __u64 siphash_64(const __u64 key[2], const __u64 word[8])
 {
-	__u64 v0 = key[0] ^ 0x736f6d6570736575ULL;
-	__u64 v1 = key[1] ^ 0x646f72616e646f6dULL;
-	__u64 v2 = key[0] ^ 0x6c7967656e657261ULL;
-	__u64 v3 = key[1] ^ 0x7465646279746573ULL;
-
-#pragma unroll
-	for (__u32 i = 0; i < 8; i++)
-		SIP_COMPRESS(word[i]);
-	SIP_COMPRESS(64ULL << 56);
-	v2 ^= 0xff;
-	SIP_ROUND(v0, v1, v2, v3);
-	SIP_ROUND(v0, v1, v2, v3);
-	SIP_ROUND(v0, v1, v2, v3);
-	SIP_ROUND(v0, v1, v2, v3);
-	return v0 ^ v1 ^ v2 ^ v3;
+	return siphash(key, word, 8, 0, 64);
 }

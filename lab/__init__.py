@@ -9,7 +9,8 @@ A scenario (``scenarios/*.yaml``) is one claim. Its way through this package, fr
     servers/      what answers                 (process.py starts, logs and ends every program)
     contenders/   what routes
     checks/       what must be true            (checking.py; capture.py: packets of what was not)
-    measure/      what is measured             (rounds.py interleaves; monitor.py watches; background.py: other load)
+    measure/      what is measured             (rounds.py interleaves; monitor.py watches; background.py: other load;
+                  flood.py, memory.py: one kind of it, and what it must not take)
     statistics.py figures with intervals
     verdict.py    what is good enough          (judging.py: a run's; noise.py: what this machine can tell apart)
     results.py    what is kept                 (run.py: the order of all this)

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lab import contenders as known_contenders
+from lab.background import SynFlood
 from lab.samples import CPU_QUANTITIES, QUANTILES, STATISTICS, Quantity
-from lab.topology import FABRIC
+from lab.topology import ATTACKER, FABRIC
 from lab.units import SECONDS
-from lab.wiring import CLIENT_ADDRESS, OTHERS, ROUTER_ADDRESS, SUBNET, SWITCHES
+from lab.wiring import ATTACKER_ADDRESS, CLIENT_ADDRESS, OTHERS, ROUTER_ADDRESS, SUBNET, SWITCHES
 from rauta.config import Config
 from rauta.mistakes import Location, Mistake, explain
 
 if TYPE_CHECKING:
+    from lab.background import Background, Load
     from lab.checks import Check
     from lab.measure import Measure
     from lab.scenario import Link, Profile, Scenario, Target, Topology
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 SINGLE = ("client", "router")
 MOST = 100
 """clients, and routers"""
-RESERVED = {*SINGLE, FABRIC, "lo", *(name for switches in SWITCHES.values() for name in switches)}
+RESERVED = {*SINGLE, ATTACKER, FABRIC, "lo", *(name for switches in SWITCHES.values() for name in switches)}
 
 
 def mistakes(model: type[BaseModel], data: Mapping[str, Any], config: Config | None) -> list[Mistake]:
@@ -63,13 +65,21 @@ def mistakes_across(cells: Sequence[Scenario], params: Mapping[str, Any]) -> Ite
     choices = {name: [cell.params.get(name) for cell in cells] for cell in cells[:1] for name in cell.params}
     for name, value in params.items():
         choices.setdefault(name, []).extend(value if isinstance(value, list) else [value])
-    for index, target in enumerate(cells[0].targets if cells else ()):
-        for name, wanted in (("at", target.at), ("against", target.against or {})):
-            for param, value in wanted.items():
-                if value not in choices.get(param, ()):
-                    known = ", ".join(sorted({str(choice) for choice in choices.get(param, choices)}))
-                    allowed = known or "define it under `params`"
-                    yield Mistake(("targets", index, name, param), f"no cell has the value {value!r}", allowed)
+    for where, wanted in _cells_wanted(cells[0]) if cells else ():
+        for param, value in wanted.items():
+            if value not in choices.get(param, ()):
+                known = ", ".join(sorted({str(choice) for choice in choices.get(param, choices)}))
+                allowed = known or "define it under `params`"
+                yield Mistake((*where, param), f"no cell has the value {value!r}", allowed)
+
+
+def _cells_wanted(scenario: Scenario) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """Each place that names cells, and the values of theirs that it names."""
+    for index, target in enumerate(scenario.targets):
+        yield ("targets", index, "at"), target.at
+        yield ("targets", index, "against"), target.against or {}
+    for index, load in enumerate(scenario.background):
+        yield ("background", index, "at"), load.at
 
 
 def _valid_sections(model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -92,7 +102,9 @@ def _host_counts(topology: Topology, config: Config) -> Iterator[Mistake]:
     expected = dict.fromkeys(SINGLE, 1) | {cluster.name: len(cluster.backends) for cluster in config.clusters}
     for role, count in topology.hosts.items():
         where: Location = ("topology", "hosts", role)
-        if role not in expected:
+        if role == ATTACKER:
+            yield from _attackers(where, count, topology.kind)
+        elif role not in expected:
             yield Mistake(where, "is neither client, router nor a cluster of the routing file", ", ".join(expected))
         elif role not in SINGLE and count != expected[role]:
             source = f"the routing file has {expected[role]} in cluster {role!r}"
@@ -104,6 +116,13 @@ def _host_counts(topology: Topology, config: Config) -> Iterator[Mistake]:
         yield Mistake(("topology", "hosts", "router"), problem, f"1 to {topology.hosts.get('client', 1)}")
     for role in expected.keys() - topology.hosts.keys():
         yield Mistake(("topology", "hosts"), f"{role!r} is missing", f"{role}: {expected[role]}")
+
+
+def _attackers(where: Location, count: int, kind: str) -> Iterator[Mistake]:
+    if count != 1:
+        yield Mistake(where, f"{count} attackers, but one has all the addresses that they could need", "1")
+    if kind != "one-armed":
+        yield Mistake(where, f"an attacker cannot be reached in a {kind} network", "kind: one-armed")
 
 
 def _links(topology: Topology, config: Config) -> Iterator[Mistake]:
@@ -145,7 +164,7 @@ def _host_names(config: Config) -> Iterator[Mistake]:
 
 def _addresses(config: Config) -> Iterator[Mistake]:
     where: Location = ("routing", "file")
-    taken = {CLIENT_ADDRESS: "the client", ROUTER_ADDRESS: "the router"}
+    taken = {CLIENT_ADDRESS: "the client", ROUTER_ADDRESS: "the router", ATTACKER_ADDRESS: "the attacker"}
     for cluster in config.clusters:
         for backend in cluster.backends:
             if backend.address not in SUBNET:
@@ -234,6 +253,30 @@ def _measures(measure: dict[str, Measure], contenders: tuple[str, ...], config: 
         yield from _names_of(("measure", name), one, contenders, config)
 
 
+def _background(
+    background: tuple[Background, ...],
+    topology: Topology,
+    contenders: tuple[str, ...],
+    config: Config,
+    params: dict[str, Any],
+) -> Iterator[Mistake]:
+    for index, load in enumerate(background):
+        where: Location = ("background", index)
+        yield from _names_of(where, load, contenders, config)
+        for name in load.at.keys() - params.keys():
+            allowed = ", ".join(params) or "none, the scenario has no `params`"
+            yield Mistake((*where, "at", name), f"no parameter is called {name!r}", allowed)
+        if isinstance(load, SynFlood):
+            yield from _flood((*where, "syn_flood"), topology, contenders)
+
+
+def _flood(where: Location, topology: Topology, contenders: tuple[str, ...]) -> Iterator[Mistake]:
+    if ATTACKER not in topology.hosts:
+        yield Mistake(where, "there is no attacker to send it", "topology.hosts: {attacker: 1, ...}")
+    if others := [name for name in contenders if name.partition("#")[0] != "rauta"]:
+        yield Mistake(where, f"{others[0]} does not count the SYNs that it answers", "contenders: [rauta]")
+
+
 def _names_of(where: Location, what: BaseModel, contenders: Iterable[str], config: Config) -> Iterator[Mistake]:
     """The cluster and the contender that a check or a measure may name."""
     clusters = [cluster.name for cluster in config.clusters]
@@ -252,41 +295,50 @@ def _unknown_cluster(where: Location, name: str, clusters: Iterable[str]) -> Mis
 
 
 def _targets(
-    targets: tuple[Target, ...], measure: dict[str, Measure], contenders: tuple[str, ...]
+    targets: tuple[Target, ...],
+    measure: dict[str, Measure],
+    contenders: tuple[str, ...],
+    background: tuple[Background, ...],
 ) -> Iterator[Mistake]:
     for index, target in enumerate(targets):
         where: Location = ("targets", index)
         yield from _bounds(where, target)
-        if not _is_measured(target, measure):
-            allowed = ", ".join(_metrics(measure))
+        loads = [load for load in background if load.at.items() <= target.at.items()]
+        if not _is_measured(target, measure, loads):
+            allowed = ", ".join(_metrics(measure, loads))
             yield Mistake(
                 (*where, "metric"), f"no measure makes {target.metric!r}", allowed or "define it under `measure`"
             )
             continue
-        yield from _terms(where, target, measure[target.measure], contenders)
+        yield from _terms(where, target, measure[target.measure], loads, contenders)
 
 
-def _metrics(measure: Mapping[str, Measure]) -> Iterator[str]:
+def _metrics(measure: Mapping[str, Measure], loads: Sequence[Load]) -> Iterator[str]:
     """What targets can name; quantities are shown once, with the median."""
     for name, one in measure.items():
         yield from (f"{name}.{statistic}" for statistic in _statistics(one))
-        yield from (f"{name}.{quantity}.median" for quantity in quantities(one))
+        yield from (f"{name}.{quantity}.median" for quantity in quantities(one, loads))
 
 
 def _statistics(measure: Measure) -> tuple[str, ...]:
     return tuple(name for name in STATISTICS if name not in QUANTILES or measure.has_histogram)
 
 
-def quantities(measure: Measure) -> Mapping[str, Quantity]:
-    """What can be judged besides the measure's own quantity: what its instrument says, and the machine's CPU time."""
-    return {**measure.quantities, **(CPU_QUANTITIES if measure.layer == "http" else {})}
+def quantities(measure: Measure, background: Sequence[Load] = ()) -> Mapping[str, Quantity]:
+    """What samples say, and what can be judged, besides the measure's own quantity: what its instrument says, the
+    machine's CPU time, and what goes on in the background while a contender runs.
+    """
+    found = {**measure.quantities, **(CPU_QUANTITIES if measure.layer == "http" else {})}
+    for load in background if measure.needs_contender else ():
+        found |= load.quantities
+    return found
 
 
-def _is_measured(target: Target, measure: Mapping[str, Measure]) -> bool:
+def _is_measured(target: Target, measure: Mapping[str, Measure], loads: Sequence[Load]) -> bool:
     one = measure.get(target.measure)
     if one is None or target.statistic not in _statistics(one):
         return False
-    return not target.quantity or (target.quantity in quantities(one) and target.statistic not in QUANTILES)
+    return not target.quantity or (target.quantity in quantities(one, loads) and target.statistic not in QUANTILES)
 
 
 def _bounds(where: Location, target: Target) -> Iterator[Mistake]:
@@ -297,14 +349,16 @@ def _bounds(where: Location, target: Target) -> Iterator[Mistake]:
         yield Mistake((*where, terms[1]), f"compared twice, there is {terms[0]} already", " or ".join(terms))
 
 
-def _terms(where: Location, target: Target, measure: Measure, contenders: tuple[str, ...]) -> Iterator[Mistake]:
+def _terms(
+    where: Location, target: Target, measure: Measure, loads: Sequence[Load], contenders: tuple[str, ...]
+) -> Iterator[Mistake]:
     subjects = measure.subjects([name for name in contenders if name.partition("#")[0] in known_contenders.NAMES])
     for name in ("of", "ratio_to", "over"):
         subject = getattr(target, name)
         if subject is not None and subject not in subjects:
             problem = f"{target.measure!r} is not measured for {subject!r}"
             yield Mistake((*where, name), problem, ", ".join(subjects))
-    described = quantities(measure)[target.quantity] if target.quantity else measure.quantity
+    described = quantities(measure, loads)[target.quantity] if target.quantity else measure.quantity
     unit = "" if target.is_ratio else described.unit
     for name in ("min", "max"):
         bound = getattr(target, name)
@@ -328,5 +382,6 @@ RULES: tuple[Rule, ...] = (
     _profile_params,
     _checks,
     _measures,
+    _background,
     _targets,
 )

@@ -28,6 +28,7 @@ OBJECTS = (
     "rauta/objects/agent.bpf.o",
     "lab/objects/instruments.bpf.o",
     "lab/objects/link.bpf.o",
+    "lab/objects/flood.bpf.o",
     "lab/objects/lookup.bpf.o",
     "lab/objects/open_loop",
     "lab/objects/delay_line",

@@ -7,6 +7,7 @@ name.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -21,14 +22,15 @@ from lab.samples import Quantity, Sample
 if TYPE_CHECKING:
     from lab.scenario import Scenario
     from lab.topology import Host, Network
-    from rauta.bpf import Program
+    from rauta.bpf import Program, ProgramInfo
     from rauta.config import Config
     from rauta.keys import CookieKeys
 
 Layer = Literal["bpf", "veth", "http"]
 """the program alone; frames over real links; requests of real clients to real servers"""
-Frame = Literal["first-request", "next-request", "syn", "later"]
-"""what live frames are: a new connection's first request, a further one, a SYN, a packet of a known connection"""
+Frame = Literal["first-request", "next-request", "syn", "later", "flood"]
+"""what live frames are: a new connection's first request, a further one, a SYN, a packet of a known connection; or a
+SYN from anybody, whose address, port and number are drawn"""
 
 
 class ServerModel(Protocol):
@@ -53,6 +55,20 @@ class Running(Protocol):
 
     def programs(self) -> Mapping[str, Any]:
         """The BPF programs it has loaded, by name: ``rauta.bpf.ProgramInfo``; empty if none."""
+
+
+@runtime_checkable
+class AnswersSyns(Protocol):
+    """A running contender whose own program answers handshakes, and keeps a table of connections."""
+
+    def counters(self) -> Mapping[str, int]:
+        """With ``TX_SYN_ACK``: the SYNs that it has answered."""
+
+    def flow_clients(self) -> Counter[IPv4Address]:
+        """Whose connections its table has, and how many of each client."""
+
+    def routing_program(self) -> ProgramInfo:
+        """The program that every packet of its clients passes."""
 
 
 class ProgramUnderTest(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lab.agreement import quantities
 from lab.matrix import label
 from lab.results import Record
 from lab.samples import QUANTILES, Sample
@@ -38,7 +39,7 @@ def _evidence(cells: Sequence[Scenario], number: int, target: Target, record: Re
     cell = cells[number]
     measure = cell.measure[target.measure]
     described = record.measures.get((number, target.measure))
-    quantity = described.quantities[target.quantity] if described else measure.quantity
+    known = described.quantities if described else {"": measure.quantity, **quantities(measure)}
     terms = "ratio" if target.is_ratio else "difference"
     baseline = None
     if target.against is not None:
@@ -47,7 +48,7 @@ def _evidence(cells: Sequence[Scenario], number: int, target: Target, record: Re
             if one.params == wanted:
                 baseline = record.samples(other, target.measure).get(target.of)
     return Evidence(
-        quantity=quantity,
+        quantity=known[target.quantity],
         samples=record.samples(number, target.measure),
         planned=cell.plan.rounds,
         limits=cell.valid,

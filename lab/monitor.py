@@ -230,7 +230,8 @@ class Monitor:
 
     Args:
         hosts: whose processes and interfaces are those of the run.
-        fabrics: what connects them. What runs there, such as a delay line, is no host's and not foreign either.
+        fabrics: what connects them, and who attacks them. What runs there, such as a delay line, is no host's and not
+            foreign either.
         proc: where proc(5) is mounted.
     """
 
@@ -288,7 +289,7 @@ class Monitor:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 if pid == os.getpid() or int(fields[6]) & _KTHREAD:
                     continue
-                own, namespace = time.clock_gettime(_cpu_clock(pid)), (entry / "ns/net").stat().st_ino
+                own, namespace = cpu_seconds(pid), (entry / "ns/net").stat().st_ino
                 if role := self._roles.get(namespace):
                     hosts[role] += own
                 elif namespace not in self._fabrics and (parent := int(fields[1])) != os.getpid():
@@ -310,9 +311,9 @@ class Monitor:
             last, due = look, max(due + INTERVAL, look.time)  # after a delay go on from there, without a burst
 
 
-def _cpu_clock(pid: int) -> int:
-    """The CPU-time clock of all of a process's threads, as clock_getcpuclockid(3) makes it (CPUCLOCK_SCHED)."""
-    return ~pid << 3 | 2
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all of a process's threads. OSError if there is no such process."""
+    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it (CPUCLOCK_SCHED)
 
 
 def _of_the_lab() -> float:

@@ -8,8 +8,8 @@ from lab.bench import groups
 from lab.checking import applies
 from lab.matrix import label
 from lab.scenario import Link, Scenario
-from lab.topology import FABRIC, Host, planned_hosts
-from lab.wiring import SWITCHES, Wire, wires
+from lab.topology import ATTACKER, FABRIC, Host, planned_hosts
+from lab.wiring import CROWD, SWITCHES, Wire, wires
 
 SETUP_SECONDS = 2.0
 CHECK_SECONDS = 1.0
@@ -58,6 +58,8 @@ def _role(scenario: Scenario, host: Host) -> tuple[str, str]:
     elif host.role == "router":
         vips = ", ".join(f"{vip.name} {vip.address}:{vip.port}" for vip in scenario.routing.config.vips)
         role = f"answers for {vips}"
+    elif host.role == ATTACKER:
+        role = f"attacks, from {CROWD}"
     else:
         role = f"serves {host.role} on port {scenario.servers[host.role].port}"
     return _cable(link), role + _on(host.cpus)

@@ -17,12 +17,14 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
+from lab.agreement import quantities
+from lab.background import Load, Metered, Standing
 from lab.bench import Bench, Cell
 from lab.interfaces import Running, Setup
 from lab.measure import Measure
 from lab.monitor import Monitor
 from lab.results import Described, Record, Taken
-from lab.samples import CPU_QUANTITIES, Sample
+from lab.samples import Sample
 from lab.scenario import Plan, Valid
 
 RETRIES = 3
@@ -91,17 +93,14 @@ def open_instruments(benches: Sequence[Bench], timing: Timing, stack: ExitStack,
             for name in (*(n for n in measures if n in needed), *(n for n in measures if n not in needed)):
                 known = timing.record.capacities.setdefault(cell.number, {})
                 cell.instruments[name] = measures[name].open(Setup(bench.network, cell.scenario, stack, known))
-                timing.record.measures[cell.number, name] = described(measures[name])
+                timing.record.measures[cell.number, name] = described(measures[name], cell.scenario.background)
                 if name in needed and name not in known:
                     known[name] = _calibrated(bench, cell, name, timing, told)
 
 
-def described(measure: Measure) -> Described:
-    """A measure as results describe it; what is measured in layer http has CPU time, too."""
-    quantities = {"": measure.quantity, **measure.quantities}
-    if measure.layer == "http":
-        quantities |= CPU_QUANTITIES
-    return Described(measure.layer, measure.instrument, quantities)
+def described(measure: Measure, background: Sequence[Load] = ()) -> Described:
+    """A measure as results describe it."""
+    return Described(measure.layer, measure.instrument, {"": measure.quantity, **quantities(measure, background)})
 
 
 def _calibrated(bench: Bench, cell: Cell, name: str, timing: Timing, told: Told) -> Mapping[str, float]:
@@ -140,43 +139,60 @@ def _told(told: Told, where: str, what: str) -> None:
 
 
 def _do(job: Job, timing: Timing, number: int, position: int, told: Told) -> None:
-    timing.monitor.attend(job.bench.network.hosts.values())
+    timing.monitor.attend(job.bench.network.watched)
     with ExitStack() as stack:
-        running = None
+        running, loads = None, []
         if job.needs_contender:
             running = stack.enter_context(job.bench.running(job.subject))
             for load in job.bench.scenario.background:
-                stack.enter_context(load.running(job.bench.network, running, job.bench.scenario))
+                loads.append(stack.enter_context(load.running(job.bench.network, running, job.bench.scenario)))
         for cell, name in job.measures:
             told(f"{job}: {name}")
             doubled = timing.valid.n_vs_2n is not None and number <= PAIRS
             for scale in (1, 2) if doubled else (1,):
                 started = time.time()
-                sample = _undisturbed(job, cell, name, running, timing, scale)
+                sample = _undisturbed(job, cell, name, running, loads, timing, scale)
                 timing.record.add_sample(
                     Taken(cell.number, number, position, job.subject, name, scale, started, sample)
                 )
 
 
-def _undisturbed(job: Job, cell: Cell, name: str, running: Running | None, timing: Timing, scale: int) -> Sample:
+def _undisturbed(
+    job: Job,
+    cell: Cell,
+    name: str,
+    running: Running | None,
+    loads: Sequence[Standing],
+    timing: Timing,
+    scale: int,
+) -> Sample:
     """One sample, taken again while it is disturbed; the last one if it always was."""
-    for sample in _attempts(job, cell, name, running, timing, scale):
+    for sample in _attempts(job, cell, name, running, loads, timing, scale):
         if not sample.flags:
             break
     return sample
 
 
-def _attempts(job: Job, cell: Cell, name: str, running: Running | None, timing: Timing, scale: int) -> Iterator[Sample]:
+def _attempts(
+    job: Job,
+    cell: Cell,
+    name: str,
+    running: Running | None,
+    loads: Sequence[Standing],
+    timing: Timing,
+    scale: int,
+) -> Iterator[Sample]:
     for attempt in range(1 + RETRIES):
         watch = timing.monitor.watch(f"{job.subject} {name} {cell.label}".strip())
-        sample = cell.instruments[name].sample(job.subject, running, watch, scale=scale)
+        metered = Metered(watch, loads)
+        sample = cell.instruments[name].sample(job.subject, running, metered, scale=scale)
         usage = watch.usage
-        quantities = dict(sample.quantities)
+        found = {**sample.quantities, **metered.figures}
         if sample.requests and cell.scenario.measure[name].layer == "http":
-            quantities |= usage.per_request(sample.requests)
+            found |= usage.per_request(sample.requests)
         yield replace(
             sample,
-            quantities=quantities,
+            quantities=found,
             flags=(*sample.flags, *usage.flags(timing.valid), *_generator(sample, timing.valid)),
             details={**sample.details, "attempt": attempt + 1},
         )

@@ -261,8 +261,8 @@ def _time(
     """All rounds, as long as verdicts need them."""
     first = cells[0]
     floors = _floors(cells, record)
-    hosts = [host for bench in benches for host in bench.network.hosts.values()]
-    fabrics = [bench.network.fabric for bench in benches]
+    hosts = [host for bench in benches for host in bench.network.watched]
+    fabrics = [host for bench in benches for host in (bench.network.fabric, *bench.network.attackers)]
     steps = first.plan.rounds * sum(len(job.measures) for job in rounds.jobs(benches))
     with report.stage("rounds", steps) as step, Monitor(hosts, fabrics).watching() as monitor:
         timing = rounds.Timing(first.plan, first.valid, record.seed, monitor, record)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -245,6 +245,11 @@ class Scenario(Model):
         """The profile that was applied."""
         return self._profile
 
+    def with_loads_of_its_own(self) -> Self:
+        """Without the background load of other cells."""
+        own = tuple(load for load in self.background if _agree(load.at, self.params))
+        return self.model_copy(update={"background": own})
+
 
 def find(name: str | Path) -> Path:
     """The file of a scenario that is given as a path, or as a name in scenarios/.
@@ -307,6 +312,7 @@ def load_cells(
             cell._cell = {name: values[name] for name in matrix.varying(params)}
             cells.append(cell)
     found |= dict.fromkeys(agreement.mistakes_across(cells, written))
+    cells = [cell.with_loads_of_its_own() for cell in cells]
     if found or not cells:
         found = found or {Mistake(("params",), "a list without values", "at least one value"): None}
         raise DocumentError(document.path, [(document.line(mistake.path), mistake) for mistake in found])

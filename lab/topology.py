@@ -41,7 +41,7 @@ from lab.errors import LabError
 from lab.links import Cable, Faults, conditioned
 from lab.state import Run, creating_namespaces, remove_with_inhabitants
 from lab.wiring import Way, Wire
-from rauta.bpf import BpfObject, XdpAttachment, attach_xdp
+from rauta.bpf import BpfObject, Program, XdpAttachment, attach_xdp
 from rauta.namespaces import entered
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ NTF_MASTER, NUD_NOARP = 0x04, 0x40
 """a static entry of a switch (linux/neighbour.h)"""
 INTERFACE = "eth0"
 FABRIC = "fabric"
+ATTACKER = "attacker"
 INSTRUMENTS = Path(__file__).parent / "objects" / "instruments.bpf.o"
 SETUP_SECONDS = 10.0
 
@@ -62,7 +63,7 @@ class Host:
 
     name: str
     role: str
-    """client, router, or the cluster that it serves"""
+    """client, router, attacker, or the cluster that it serves"""
     namespace: str
     address: IPv4Address
     logs: Path
@@ -184,6 +185,8 @@ class Network:
         self.fabric = fabric
         self.hosts: Mapping[str, Host] = {host.name: host for host in hosts}
         self._clusters = clusters
+        self._passing: dict[str, tuple[Host, XdpAttachment, Program]] = {}
+        """by router: what is at the far end of its first cable, on whom, and what it was before anybody replaced it"""
 
     @property
     def client(self) -> Host:
@@ -204,6 +207,16 @@ class Network:
     def routers(self) -> list[Host]:
         """All hosts through which routed requests go."""
         return self._of_role("router")
+
+    @property
+    def attackers(self) -> list[Host]:
+        """The host that attacks, if the scenario has one."""
+        return self._of_role(ATTACKER)
+
+    @property
+    def watched(self) -> list[Host]:
+        """Those whose work is measured: all but the attacker."""
+        return [host for host in self.hosts.values() if host.role != ATTACKER]
 
     def _of_role(self, role: str) -> list[Host]:
         return [host for name, host in self.hosts.items() if name == role or name.startswith(f"{role}-")]
@@ -232,7 +245,7 @@ class Network:
         """What XDP on the router's interface needs of the others, while it is there; see the top of this module."""
         with ExitStack() as undo:
             if not self.conditioned:  # then they are off anyway
-                for host in self.clients:
+                for host in (*self.clients, *self.attackers):
                     undo.enter_context(_checksums_finished(host, INTERFACE))
                 for host in self.routers:
                     for interface in self.interfaces(host):
@@ -244,8 +257,22 @@ class Network:
                     with host.entered():
                         index = socket.if_nametoindex(interface)
                         attachment = attach_xdp(index, instruments.programs["xdp_pass"], mode="native")
-                    undo.callback(_detach, host, attachment)
+                    undo.callback(detach, host, attachment)
+                    self._passing.setdefault(router.name, (host, attachment, instruments.programs["xdp_pass"]))
+            undo.callback(self._passing.clear)
             yield
+
+    @contextmanager
+    def instead_of_passing(self, router: Host, program: Program) -> Iterator[None]:
+        """Another program at the far end of a router's first cable, while the network is ready for XDP."""
+        host, attachment, passing = self._passing[router.name]
+        with host.entered():
+            attachment.replace(program)
+        try:
+            yield
+        finally:
+            with host.entered():
+                attachment.replace(passing)
 
     def servers(self, cluster: str) -> list[Host]:
         """The hosts of a cluster's backends, in the order of the routing file."""
@@ -312,8 +339,8 @@ def _hosts(scenario: Scenario, config: Config, prefix: str, logs: Path) -> list[
         return Host(name, role, prefix + name, address, logs, tuple(cpus))
 
     found = []
-    for role, where in (("client", cpus.client), ("router", cpus.router)):
-        for number in range(counts[role]):
+    for role, where in (("client", cpus.client), ("router", cpus.router), (ATTACKER, ())):
+        for number in range(counts.get(role, 0)):
             name = role if counts[role] == 1 else f"{role}-{number + 1}"
             found.append(host(name, role, wiring.addresses(scenario.topology.kind, role, number), where))
     for cluster in config.clusters:
@@ -417,6 +444,7 @@ def _checksums_finished(host: Host, interface: str) -> Iterator[None]:
         host.run(["ethtool", "-K", interface, "tx", "on", "tso", "on"], timeout=SETUP_SECONDS)
 
 
-def _detach(host: Host, attachment: XdpAttachment) -> None:
+def detach(host: Host, attachment: XdpAttachment) -> None:
+    """Take a program off an interface of a host's."""
     with host.entered():
         attachment.detach()

@@ -1,7 +1,7 @@
 """Sizes, durations and rates as people write them in scenarios: ``13B``, ``5MB``, ``300ms``, ``200ns``, ``1M``.
 
-``Size``, ``Duration``, ``Share`` and ``Limit`` are types for pydantic models; a ``Quantity`` keeps its unit, because a
-target's ``10us`` must be compared with a measure in ns, and ``1M`` with one in requests/s.
+``Size``, ``Duration``, ``PerSecond``, ``Share`` and ``Limit`` are types for pydantic models; a ``Quantity`` keeps its
+unit, because a target's ``10us`` must be compared with a measure in ns, and ``1M`` with one in requests/s.
 """
 
 from __future__ import annotations
@@ -93,6 +93,24 @@ Bitrate = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(kbit|mbit|gbit)$", "examples": ["1gbit"]}),
 ]
 """Bits a second, written as ``100mbit``."""
+
+
+def _parse_per_second(value: object) -> float:
+    try:
+        figure = Quantity.parse(value)
+    except ValueError:
+        figure = Quantity(0, "")
+    if figure.unit or figure.value <= 0:
+        raise ValueError(f"{value!r} is not so many a second (allowed: a number such as 500, 20k or 1M)")
+    return figure.value
+
+
+PerSecond = Annotated[
+    float,
+    BeforeValidator(_parse_per_second),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["500k"]}),
+]
+"""So many a second, written as ``500k``."""
 
 Share = Annotated[
     float, BeforeValidator(_parse_share), WithJsonSchema({"type": ["string", "number"], "examples": ["1%"]})

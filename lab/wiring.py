@@ -15,6 +15,8 @@
 * *direct*: no switch; a cable from every client and backend to the router, whose kernel forwards what XDP passes.
 
       client  198.18.0.1 ── eth0 ── client ┐ router ┌ web-1 ── eth0 ── 198.18.0.11  web-1
+
+Where everybody is on one switch there may be an *attacker*, too, who has a whole network of addresses besides his own.
 """
 
 from __future__ import annotations
@@ -38,9 +40,16 @@ CLIENT_ADDRESS = IPv4Address("198.18.0.1")
 ROUTER_ADDRESS = IPv4Address("198.18.0.2")
 OTHERS = {"client": IPv4Network("198.18.200.0/24"), "router": IPv4Network("198.18.201.0/24")}
 """addresses of the second and further ones"""
+ATTACKER_ADDRESS = IPv4Address("198.18.202.1")
+CROWD = IPv4Network("198.19.128.0/17")
+"""all of them the attacker's"""
+FLOOD_MAC = "02:00:00:00:00:0f"
+"""nobody's"""
 SWITCHES = {"one-armed": {"switch": SUBNET}, "two-armed": {"front": FRONT, "back": SUBNET}, "direct": {}}
 """by kind: switches in the fabric, and the network on each"""
 MAX_INTERFACE_NAME = 15
+LOCAL_TABLE = 255
+"""of routes (linux/rtnetlink.h)"""
 
 
 def gateway(network: IPv4Network) -> IPv4Address:
@@ -68,21 +77,25 @@ class Wire:
 
 @dataclass(frozen=True)
 class Way:
-    """A route: to a network, over a gateway or straight, out of an interface."""
+    """A route: to a network, over a gateway or straight, out of an interface; to one's own addresses by ``lo``."""
 
     to: IPv4Network
     over: IPv4Address | None
     interface: str
 
     def fields(self, index: int) -> dict[str, Any]:
-        """For pyroute2. ``index``: of the interface."""
+        """For pyroute2. ``index``: of the interface. What leads to ``lo`` is the host's own."""
+        if self.interface == "lo":
+            return {"dst": str(self.to), "oif": index, "type": "local", "table": LOCAL_TABLE, "scope": 254}
         if self.over is None:
             return {"dst": str(self.to), "oif": index, "scope": 253}  # link
         return {"dst": str(self.to), "oif": index, "gateway": str(self.over), "flags": 4}  # onlink
 
 
 def addresses(kind: str, role: str, number: int) -> IPv4Address:
-    """The address of the client or router with a number, from 0: the one that its eth0 has, of a router its eth1's."""
+    """The address of the client, router or attacker with a number, from 0: its eth0's, of a router its eth1's."""
+    if role == "attacker":
+        return ATTACKER_ADDRESS
     if role == "client":
         if kind == "two-armed":
             return FRONT_CLIENTS.network_address + number + 1
@@ -124,10 +137,14 @@ def ways(kind: str, host: Host, cables: Sequence[Wire], config: Config) -> Itera
     near = next(wire for wire in cables if wire.host is host)
     routers = [wire.address for wire in cables if wire.host.role == "router" and wire.switch == near.switch]
     yield Way(config.encapsulation.source, routers[0], "eth0")
-    if host.role == "client":
-        clients = [wire.host for wire in cables if wire.host.role == "client"]
+    if host.role in ("client", "attacker"):
+        clients = [wire.host for wire in cables if wire.host.role == host.role]
         own = routers[clients.index(host) % len(routers)]
         yield from (Way(IPv4Network(address), own, "eth0") for address in sorted({vip.address for vip in config.vips}))
     for name, network in SWITCHES[kind].items():
         if name != near.switch:
             yield Way(network, gateway(near.network), "eth0")
+    if host.role == "attacker":
+        yield Way(CROWD, None, "lo")
+    elif any(wire.host.role == "attacker" for wire in cables):
+        yield Way(CROWD, ATTACKER_ADDRESS, "eth0")

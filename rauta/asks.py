@@ -77,8 +77,7 @@ class Calls:
 
     def taken(self, opening: bytes, answer: bytes) -> str:
         """What has become of an answer: a name of `enum answer_taken`."""
-        code, _ = self._take.call(opening + answer)
-        return self._outcomes[code]
+        return self._outcomes[self._take.test_run(opening + answer).retval]
 
     def said(self, answer: bytes) -> tuple[int, Connection]:
         """Which question it claims to answer, about which connection: not to be believed yet."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,23 @@ from rauta import namespaces
 from rauta.bpf import BpfObject
 from rauta.errors import RautaError
 
-__all__ = ["Loaded", "interface_index", "is_agent_verdict", "is_router_verdict", "open_object"]
+__all__ = ["Loaded", "MemoryUse", "interface_index", "is_agent_verdict", "is_router_verdict", "open_object"]
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 _AGENT = "AGENT_"  # verdicts of the agent start so, the router's do not
 _VERDICT_COUNT = "VERDICT_COUNT"
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that the kernel holds, by map; the tables of all clusters are with the map `clusters`."""
+
+    maps: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Of all maps together, in bytes."""
+        return sum(self.maps.values())
 
 
 class Loaded(ABC):
@@ -51,10 +64,24 @@ class Loaded(ABC):
         self._undo.close()
 
     def counters(self) -> dict[str, int]:
-        """How many packets left the programs by each verdict, summed over all CPUs, by the names of contract.h."""
+        """How many packets left the programs by each verdict, over all VIPs and CPUs, by the names of contract.h."""
+        rows = [self._counted(vip) for vip in range(self._vips() + 1)]
+        return {name: sum(row[name] for row in rows) for name in rows[0]}
+
+    def memory(self) -> MemoryUse:
+        """What the maps take. They are made whole when the object is loaded: no packet changes it."""
+        return MemoryUse({name: one.memory() for name, one in self.object.maps.items()})
+
+    def _counted(self, vip: int) -> dict[str, int]:
+        """The same of the VIP with that id alone; 0 for what no VIP is charged with."""
+        per_cpu = self.object.maps["verdicts"].lookup(vip)
+        packets = [sum(cpus) for cpus in zip(*(counts["packets"] for counts in per_cpu), strict=True)]
         verdicts = self.object.btf.enum("verdict")
-        packets = {number: sum(per_cpu) for number, per_cpu in self.object.maps["verdicts"].items_batch()}
         return {name: packets[number] for name, number in verdicts.items() if self._counts(name)}
+
+    @abstractmethod
+    def _vips(self) -> int:
+        """How many VIPs the programs count for; their ids start at 1."""
 
     @abstractmethod
     def _counts(self, verdict: str) -> bool:

@@ -66,10 +66,15 @@ class Questions(Generic[Agent]):
         self,
         agents: Mapping[tuple[int, int], Collection[Agent]],
         nonce: Callable[[], int] = lambda: secrets.randbits(_NONCE_BITS),
+        elsewhere: Collection[tuple[int, int]] = (),
     ) -> None:
-        """`nonce` gives the numbers of questions, which nobody may guess."""
+        """`nonce` gives the numbers of questions, which nobody may guess.
+
+        `elsewhere` are VIPs some of whose connections nobody of the agents has: what all deny may be healthy there.
+        """
         self._agents = agents
         self._nonce = nonce
+        self._elsewhere = elsewhere
         self._open: dict[int, Question[Agent]] = {}
         self._about: dict[Connection, int] = {}
         self._denials: OrderedDict[Connection, _Denial] = OrderedDict()
@@ -111,7 +116,8 @@ class Questions(Generic[Agent]):
         if question.waiting or question.nonce not in self._open:
             return False
         self.close(question)
-        return self._denied_before(question.lost, now)
+        _, server, _, server_port = question.lost.connection
+        return (server, server_port) not in self._elsewhere and self._denied_before(question.lost, now)
 
     def expire(self, now: float) -> list[Question[Agent]]:
         """Ends the questions that have not been answered in time: these. Questions open in the order of their end."""

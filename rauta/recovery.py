@@ -109,7 +109,7 @@ class Recovery:
         self._epoch = router.keys.cookies.epoch
         self._holders = tables.holders(config)
         self._calls = Calls(router.object)
-        self._map = router.object.maps["lost"]
+        self._map, self._vips = router.object.maps["lost"], router.object.maps["vips"]
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._sockets: dict[str, socket.socket] = {}
         self._lines: dict[Holder, _Line] = {}
@@ -130,7 +130,7 @@ class Recovery:
 
     def open(self) -> None:
         """Makes what `run` needs; segments that were lost before are left alone."""
-        self._questions = Questions(self._holders)
+        self._questions = Questions(self._holders, elsewhere=self._with_fallback())
         with contextlib.ExitStack() as undo:
             self._selector = undo.enter_context(selectors.DefaultSelector())
             self._ring = undo.enter_context(RingBuffer(self._map))
@@ -175,6 +175,10 @@ class Recovery:
         `flows_unanswered`. `answers_refused` had the wrong sender or seal. `clients_reset` got a reset.
         """
         return dict(self._counters)
+
+    def _with_fallback(self) -> set[tuple[int, int]]:
+        """The VIPs some of whose connections the fallback has. It is not asked."""
+        return {(key["address"], key["port"]) for key, vip in self._vips.items() if vip["fallback"]}
 
     # ---- questions -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rauta import paths
-from rauta.contract import MAX_BACKENDS
+from rauta.contract import MAX_BACKENDS, MAX_ROUTES
 from rauta.mistakes import Location, Mistake
 
 __all__ = ["mistakes"]
@@ -70,6 +70,9 @@ def mistakes(data: Any) -> Iterator[Mistake]:
         yield from _repeated(named, "name", lambda backend: backend.text("name"), "each backend once in a cluster")
     for vip in vips:
         yield from _routes(vip)
+    routes = sum(len(vip.each("routes")) for vip in vips)
+    if routes > MAX_ROUTES:
+        yield root.mistake("vips", f"have {routes} routes", f"at most {MAX_ROUTES} in all VIPs")
     yield from _unknown_clusters(vips, clusters)
     yield from _backends(clusters, MAX_BACKENDS - (root.fields.get("fallback") is not None))
     yield from _local_ports(vips, clusters)

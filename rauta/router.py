@@ -14,20 +14,23 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 from rauta import asks, loading, neighbours, offloads, tables
 from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted
 from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
-from rauta.config import Config
+from rauta.config import Config, Route
 from rauta.contract import FLOW_WAYS
 from rauta.errors import RautaError
 from rauta.keys import Keys
+from rauta.latency import Histogram
+from rauta.observation import Observation
 
-__all__ = ["Router"]
+__all__ = ["EventCounts", "RouteRequests", "Router"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
 _FALLBACK = "FALLBACK_"
@@ -35,30 +38,59 @@ _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
 _KEY_DRAWS = 8
 _MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
+_DEFAULT_OBSERVATION = Observation()
+_CLASS = "CLASS_"
+
+
+@dataclass(frozen=True)
+class RouteRequests:
+    """The requests that went to a backend by one route of a VIP."""
+
+    vip: str
+    route: Route
+    requests: int
+
+
+@dataclass(frozen=True)
+class EventCounts:
+    """Packets whose turn it was to become events.
+
+    `told`: those that did, read or not; `limited`: too many for the rate; `lost`: those that found the buffer full.
+    """
+
+    told: int
+    limited: int
+    lost: int
 
 
 class Router(loading.Loaded):
-    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be."""
+    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be.
 
-    def __init__(self, obj: BpfObject, config: Config, keys: Keys) -> None:
+    `observation` is what it observes.
+    """
+
+    def __init__(self, obj: BpfObject, config: Config, keys: Keys, observation: Observation) -> None:
         """For `load`."""
         super().__init__(obj)
         self.config = config
+        self.observation = observation
         self.keys = keys
         self._attached = False
         self._fallback_agent: Agent | None = None
 
     @classmethod
-    def load(cls, config: Config, keys: Keys) -> Self:
+    def load(cls, config: Config, keys: Keys, *, observation: Observation = _DEFAULT_OBSERVATION) -> Self:
         """Loads the program and fills its maps, but for the next hops, which `attach` looks up.
 
-        RautaError or LoadError say what the machine lacks, or what the verifier said.
+        `observation` says what is timed and told besides the counters, which there are always. RautaError or LoadError
+        say what the machine lacks, or what the verifier said.
         """
         content, keys = _hashed(config, keys)
-        router = cls(loading.open_object("ingress"), config, keys)
+        router = cls(loading.open_object("ingress"), config, keys, observation)
         try:
             router._set_constants()
             asks.prepare(router.object, config)
+            observation.prepare(router.object)
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
@@ -149,6 +181,43 @@ class Router(loading.Loaded):
         counters = self.counters()
         return sum(counters[verdict] for verdict in _ROUTED)
 
+    def counters_by_vip(self) -> dict[str, dict[str, int]]:
+        """The same as `counters` by the name of the VIP that packets were for.
+
+        What is passed, and fragments, which name no port, are for none: they are under the name "".
+        """
+        names = ("", *(vip.name for vip in self.config.vips))
+        return {name: self._counted(vip) for vip, name in enumerate(names)}
+
+    def requests_by_route(self) -> list[RouteRequests]:
+        """How many requests were routed by each route, first and later ones, in the order of the configuration."""
+        routes = [(vip.name, route) for vip in self.config.vips for route in vip.routes]
+        counts = [sum(per_cpu) for _, per_cpu in self.object.maps["route_requests"].items_batch()]
+        return [RouteRequests(vip, route, requests) for (vip, route), requests in zip(routes, counts, strict=False)]
+
+    def latency(self) -> dict[str, Histogram]:
+        """How long the program took, by what became of the packet: a sample, see `Observation.latency_one_in`.
+
+        The classes are passed, dropped, answered, routed, forwarded and fallback (`enum verdict_class`).
+        """
+        return {name: Histogram.of_cpus(per_cpu) for name, per_cpu in self._by_class("latency")}
+
+    def event_counts(self) -> dict[str, EventCounts]:
+        """How many packets became events, by class as in `latency`, and how many might have; all 0 where it is off."""
+        return {
+            name: EventCounts(*(sum(cpu[field] for cpu in per_cpu) for field in ("told", "limited", "lost")))
+            for name, per_cpu in self._by_class("event_states")
+        }
+
+    def _by_class(self, name: str) -> Iterator[tuple[str, Any]]:
+        """The entries of a map by the names of `enum verdict_class`."""
+        classes = self.object.btf.enum("verdict_class")
+        names = {number: name.removeprefix(_CLASS).lower() for name, number in classes.items()}
+        return ((names[number], value) for number, value in self.object.maps[name].items_batch())
+
+    def _vips(self) -> int:
+        return len(self.config.vips)
+
     def _counts(self, verdict: str) -> bool:
         return loading.is_router_verdict(verdict)
 
@@ -164,6 +233,7 @@ class Router(loading.Loaded):
 
     def _size_maps(self, content: tables.RouterTables) -> None:
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
+        self.object.maps["route_requests"].set_max_entries(max(1, sum(len(vip.routes) for vip in self.config.vips)))
         for name, entries in (("hosts", content.hosts), ("paths", content.paths)):
             self.object.maps[name].set_max_entries(2 * len(entries) + _SPARE_ENTRIES)
 

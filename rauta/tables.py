@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import count
@@ -23,6 +23,7 @@ from rauta.contract import (
     MAGLEV_PACKED,
     MAGLEV_SLOTS,
     NO_BACKEND,
+    ROUTE_CLUSTER_BITS,
     SHAPE_EXACT,
     SLOTS_PER_ENTRY,
     HostKind,
@@ -38,6 +39,7 @@ __all__ = [
     "HashCollision",
     "Holder",
     "RouterTables",
+    "address",
     "ask_keys_entry",
     "backend_entry",
     "backend_indices",
@@ -51,6 +53,7 @@ __all__ = [
     "maglev_table",
     "maglev_values",
     "path_hash",
+    "path_route",
     "router_tables",
     "services",
     "vip_key",
@@ -59,6 +62,9 @@ __all__ = [
 
 Entry: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
 """A key and a value."""
+
+_Numbered: TypeAlias = tuple[int, Route]
+"""A route and its number."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD_BITS = (1 << 64) - 1
@@ -88,6 +94,11 @@ class RouterTables:
 def be32(address: IPv4Address) -> int:
     """An address as the __be32 that contract.h keeps: 198.18.0.1 is 0x010012c6 on a little-endian machine."""
     return int.from_bytes(address.packed, sys.byteorder)
+
+
+def address(value: int) -> IPv4Address:
+    """The address that a __be32 of contract.h stands for."""
+    return IPv4Address(value.to_bytes(4, sys.byteorder))
 
 
 def be16(port: int) -> int:
@@ -131,16 +142,16 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
     """The entries of `vips`, `hosts` and `paths`. HashCollision if two of them would be one under this key.
 
     VIPs are numbered from 1 in the file's order, and so are hosts over all VIPs; a VIP's routes without a host count
-    as one host. A cluster's index is its place in the file; routes hold it plus 1.
+    as one host. Routes are numbered from 0 over all VIPs; a cluster's index is its place in the file.
     """
     tables = RouterTables()
     clusters = {cluster.name: index for index, cluster in enumerate(config.clusters)}
-    host_ids = count(1)
+    host_ids, numbers = count(1), count()
     fallback = 0 if config.fallback is None else fallback_index(config) + 1
     for vip_id, vip in enumerate(config.vips, start=1):
         value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0, "fallback": fallback}
-        for host, routes in _by_host(vip).items():
-            host_id, shapes = next(host_ids), _shapes(routes)
+        for host, numbered in _by_host(vip, numbers).items():
+            host_id, shapes = next(host_ids), _shapes(route for _, route in numbered)
             if host is None:
                 value |= {"any_host": host_id, "any_host_shapes": shapes}
             else:
@@ -150,7 +161,7 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
                     value["wildcards"] |= 1 << name.count(".")
                 key = {"hash": words_hash(route_key, name), "vip": vip_id, "length": len(name), "kind": int(kind)}
                 tables.hosts.append((key, {"id": host_id, "shapes": shapes, "name": name.encode()}))
-            tables.paths.extend(_path_entries(routes, host_id, clusters, route_key))
+            tables.paths.extend(_path_entries(numbered, host_id, clusters, route_key))
         tables.vips.append((vip_key(vip.address, vip.port), value))
     tables.vips.extend((vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in config.vips))
     _check_unique(tables.hosts, "host names", "name")
@@ -158,15 +169,20 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
     return tables
 
 
-def _by_host(vip: Vip) -> dict[str | None, list[Route]]:
-    """A VIP's routes by their host name, None for any; hosts in the file's order."""
-    routes: dict[str | None, list[Route]] = {}
-    for route in vip.routes:
-        routes.setdefault(route.host, []).append(route)
+def path_route(number: int, cluster: int) -> int:
+    """What `struct path` says of a route with that number to the cluster with that index; 0 would be none."""
+    return (number + 1) << ROUTE_CLUSTER_BITS | cluster
+
+
+def _by_host(vip: Vip, numbers: Iterator[int]) -> dict[str | None, list[_Numbered]]:
+    """A VIP's routes, numbered, by their host name, None for any; hosts in the file's order."""
+    routes: dict[str | None, list[_Numbered]] = {}
+    for route, number in zip(vip.routes, numbers, strict=False):  # in this order: no number is taken in vain
+        routes.setdefault(route.host, []).append((number, route))
     return routes
 
 
-def _shapes(routes: list[Route]) -> int:
+def _shapes(routes: Iterable[Route]) -> int:
     """Bit d is set if a prefix of d segments is among the routes ("/" has none), SHAPE_EXACT if an exact path is."""
     shapes = 0
     for route in routes:
@@ -177,19 +193,21 @@ def _shapes(routes: list[Route]) -> int:
     return shapes
 
 
-def _path_entries(routes: list[Route], host: int, clusters: Mapping[str, int], route_key: int) -> Iterator[Entry]:
+def _path_entries(
+    routes: Iterable[_Numbered], host: int, clusters: Mapping[str, int], route_key: int
+) -> Iterator[Entry]:
     """One entry for each path of a host; routes that differ in their method only share it."""
     by_path: dict[tuple[PathKind, str], list[int]] = {}
-    for route in routes:
+    for number, route in routes:
         kind = PathKind.EXACT if route.exact is not None else PathKind.PREFIX
         by_method = by_path.setdefault((kind, route.path), [0] * len(Method))
-        by_method[Method[route.method or "ANY"]] = clusters[route.cluster] + 1
+        by_method[Method[route.method or "ANY"]] = path_route(number, clusters[route.cluster])
     for (kind, path), by_method in by_path.items():
         text = "" if (kind, path) == (PathKind.PREFIX, "/") else path
         hash = path_hash(route_key, text)
         yield (
             {"hash": hash, "host": host, "length": len(text), "kind": int(kind)},
-            {"cluster": by_method, "path": text.encode()},
+            {"route": by_method, "path": text.encode()},
         )
 
 

@@ -56,7 +56,9 @@ int xdp_count(struct xdp_md *ctx)
  * this program runs first, writes the frame anew, and calls the program under test.
  *
  * Frames come from `flows` connections in turn: REPLAY_PORTS client ports of as many client addresses as it
- * takes. What a connection says depends on the mode; all numbers fit, and so do the checksums.
+ * takes. What a connection says depends on the mode; all numbers fit, and so do the checksums. Only a flood
+ * says anything: its numbers are drawn, the same for the same salt, and none of them was ever agreed with
+ * anybody.
  */
 #define REPLAY_FIRST_PORT 2048
 #define REPLAY_PORTS	  61440
@@ -67,6 +69,7 @@ enum replay_mode {
 	REPLAY_NEXT_REQUEST = 1,  /* a further request on the connection of the cycle before */
 	REPLAY_SYN = 2,
 	REPLAY_LATER = 3, /* a packet without payload on a connection that has had its first request */
+	REPLAY_FLOOD = 4, /* the frame from anybody: address, port and numbers are drawn anew for each */
 };
 
 struct replay {
@@ -75,7 +78,8 @@ struct replay {
 	__u32 payload;	/* bytes of the request in it */
 	__u32 options;	/* the low byte of cookies */
 	__u32 salt;	/* of the connections' numbers, so that they are not those of an earlier sample */
-	__u32 flows;	/* how many connections take turns */
+	__u32 flows;	/* how many connections take turns; of a flood, how many client addresses there are */
+	__u32 ports;	/* of a flood: how many ports each has; 0: only the frame's own */
 	__u64 position; /* how many frames were made */
 	__u64 failed;	/* how many were not */
 	__u8 frame[REPLAY_CAPACITY]; /* Ethernet, IPv4 and TCP with any ports and numbers, and the request
@@ -134,6 +138,31 @@ static __always_inline int next_numbers(const struct replay *replay, const struc
 	return 0;
 }
 
+/* splitmix64 (Vigna 2015), of the frame's place in the sequence: a test knows what it gets. */
+static __always_inline __u64 drawn(const struct replay *replay, __u64 which)
+{
+	__u64 bits = ((__u64)replay->salt << 32) + (2 * replay->position + which) * 0x9e3779b97f4a7c15ULL;
+
+	bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9ULL;
+	bits = (bits ^ bits >> 27) * 0x94d049bb133111ebULL;
+	return bits ^ bits >> 31;
+}
+
+/* Of a frame without acknowledgement (a SYN) it stays 0. */
+static __always_inline void drawn_numbers(const struct replay *replay, const struct numbers *frame,
+					  struct numbers *numbers)
+{
+	__u64 who = drawn(replay, 0), says = drawn(replay, 1);
+
+	*numbers = *frame;
+	numbers->client = bpf_htonl(bpf_ntohl(frame->client) + (__u32)who % replay->flows);
+	if (replay->ports)
+		numbers->source = bpf_htons(REPLAY_FIRST_PORT + (__u32)(who >> 32) % replay->ports);
+	numbers->seq = (__be32)says;
+	if (frame->ack)
+		numbers->ack = (__be32)(says >> 32);
+}
+
 static __always_inline __sum16 fold(__s64 sum)
 {
 	__u32 folded = (sum & 0xffff) + (sum >> 16 & 0xffff);
@@ -151,7 +180,9 @@ static __always_inline int write_numbers(struct xdp_md *ctx, const struct replay
 	if ((void *)(tcp + 1) > end)
 		return -1;
 	before = (struct numbers){ ip->saddr, tcp->source, tcp->dest, tcp->seq, tcp->ack_seq };
-	if (next_numbers(replay, ip, tcp, &after))
+	if (replay->mode == REPLAY_FLOOD)
+		drawn_numbers(replay, &before, &after);
+	else if (next_numbers(replay, ip, tcp, &after))
 		return -1;
 	ip->check = fold(bpf_csum_diff(&before.client, 4, &after.client, 4, ~ip->check & 0xffff));
 	tcp->check = fold(bpf_csum_diff((void *)&before, sizeof(before), (void *)&after, sizeof(after),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from lab.checks.base import CheckBase
+from lab.checks.flood import FlowsOf, MemoryConstant, SynFlood
 from lab.checks.requests import Connections, Download, Get, Keepalive, Refused
 from lab.checks.reuse import Reuse
 from lab.checks.state import ClientAddressSeen, Equal, NoListenerOn, TcpRetransmits
@@ -25,6 +26,9 @@ _MODELS: dict[str, type[CheckBase]] = {
     "client_address_seen": ClientAddressSeen,
     "equal": Equal,
     "tcp_retransmits": TcpRetransmits,
+    "syn_flood": SynFlood,
+    "flows_of": FlowsOf,
+    "memory_constant": MemoryConstant,
 }
 
 
@@ -45,7 +49,10 @@ Check = Annotated[
     | Annotated[NoListenerOn, Tag("no_listener_on")]
     | Annotated[ClientAddressSeen, Tag("client_address_seen")]
     | Annotated[Equal, Tag("equal")]
-    | Annotated[TcpRetransmits, Tag("tcp_retransmits")],
+    | Annotated[TcpRetransmits, Tag("tcp_retransmits")]
+    | Annotated[SynFlood, Tag("syn_flood")]
+    | Annotated[FlowsOf, Tag("flows_of")]
+    | Annotated[MemoryConstant, Tag("memory_constant")],
     Discriminator(
         _kind,
         custom_error_type="check_kind",

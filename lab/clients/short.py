@@ -3,7 +3,8 @@
     python short.py '{"address": "198.18.100.80", "port": 80, "host": "shop.test", "path": "/", "count": 1000, ...}'
 
 Each connection carries one request with ``Connection: close``; the server answers and closes first, then the client
-closes too, so that its port is free at once. Ports are taken in turn: the kernel, left to choose, would hardly use half
+closes too, so that its port is free at once. With ``sources``, each comes from the next of so many addresses of the
+client's, from ``first_source`` on. Ports are taken in turn: the kernel, left to choose, would hardly use half
 of a narrow range. Every ``post_every``-th request is a POST, whose answer must say how much arrived. One thread and
 epoll: many at a time, each with a deadline. Prints a line of JSON: answered, failed, reasons, and how often the least
 and the most used port was.
@@ -19,6 +20,8 @@ import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from itertools import cycle
 from typing import Any
 
 POLL_SECONDS = 0.2
@@ -49,6 +52,7 @@ class Load:
         self.epoll = select.epoll()
         self.open: dict[int, Exchange] = {}
         self.free = deque(range(plan["first_port"], plan["first_port"] + plan["ports"]))
+        self.sources = cycle(_addresses(plan["first_source"], plan["sources"]) if "sources" in plan else [""])
         self.used: Counter[int] = Counter()
         head = "{} {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n"
         get = head.format("GET", plan["path"], plan["host"], "")
@@ -85,7 +89,7 @@ class Load:
         self.open[sock.fileno()] = exchange
         self.epoll.register(sock, select.EPOLLOUT)
         try:
-            sock.bind(("", port))
+            sock.bind((next(self.sources), port))
             sock.connect((self.plan["address"], self.plan["port"]))
         except BlockingIOError:  # it goes on in the background
             return
@@ -134,6 +138,10 @@ class Load:
             self.reasons[reason] += 1
         else:
             self.answered += 1
+
+
+def _addresses(first: str, count: int) -> list[str]:
+    return [str(IPv4Address(first) + number) for number in range(count)]
 
 
 if __name__ == "__main__":

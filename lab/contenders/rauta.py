@@ -5,7 +5,7 @@ Where the routing file has a fallback, that is on the router's host, too.
 
 from __future__ import annotations
 
-import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,14 +13,16 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from lab.contenders import proxy
 from lab.contenders.settings import Settings
 from lab.interfaces import Frame, Layer
-from rauta import fallback, neighbours, tables
+from rauta import fallback, tables
 from rauta.agent import Agent
-from rauta.bpf import Program
+from rauta.bpf import Map, Program, ProgramInfo
+from rauta.bpf.layout import ArrayLayout, StructLayout
 from rauta.fallback import Kind
 from rauta.keys import CookieKeys, Keys
 from rauta.recovery import Recovery
@@ -38,6 +40,7 @@ VERDICTS: Mapping[Frame, str] = {
     "next-request": "ROUTED_NEXT",
     "syn": "TX_SYN_ACK",
     "later": "FORWARDED",
+    "flood": "TX_SYN_ACK",
 }
 
 
@@ -89,8 +92,7 @@ class Rauta:
 def start_fallback(network: Network, host: Host, stack: ExitStack, config: Config, kind: Kind) -> None:
     """The proxy on a router's host, which listens where the router's agent expects it."""
     with host.entered():
-        first = socket.if_nametoindex(network.interfaces(host)[0])
-        address = neighbours.own_address(first, (backend.address for backend in config.backends().values()))
+        address = fallback.own_address(config, network.interfaces(host)[0])
 
     def argv(folder: Path) -> list[str]:
         file = folder / f"{kind}.conf"
@@ -171,10 +173,39 @@ class RunningRauta:
                 counters[verdict] = counters.get(verdict, 0) + number
         return counters
 
+    def flow_clients(self) -> Counter[IPv4Address]:
+        """Whose connections the routers' flow tables have, and how many of each client."""
+        found: Counter[IPv4Address] = Counter()
+        for router in self.routers:
+            found.update(_clients(router.object.maps["flows"]))
+        return found
+
+    def routing_program(self) -> ProgramInfo:
+        """The first router's program, which every packet of its clients passes."""
+        return self.router.object.programs["rauta_ingress"].info()
+
     def programs(self) -> Mapping[str, Any]:
         """The router's program, and those of one agent: all agents' are the same."""
         objects = [self.router.object, next(iter(self.agents.values())).object]
         return {name: program.info() for obj in objects for name, program in obj.programs.items() if program.loaded}
+
+
+def _clients(flows: Map) -> list[IPv4Address]:
+    """The client of each entry of a flow table. A table of a million entries is read at once, without decoding it."""
+    whole = flows.value_layout
+    assert isinstance(whole, StructLayout)
+    tags, entries = whole.members["tag"], whole.members["flow"]
+    assert isinstance(tags.layout, ArrayLayout)
+    assert isinstance(entries.layout, ArrayLayout)
+    ways, entry = entries.layout.length, entries.layout.element
+    assert isinstance(entry, StructLayout)
+    four = entry.members["tuple"]
+    assert isinstance(four.layout, StructLayout)
+    client = four.offset + four.layout.members["client"].offset
+    sets = np.frombuffer(flows.dump(), np.uint8).reshape(-1, whole.size)
+    used = sets[:, tags.offset : tags.offset + tags.layout.size].reshape(-1, ways, 4).any(axis=2)
+    flow = sets[:, entries.offset : entries.offset + entries.layout.size].reshape(-1, ways, entry.size)
+    return [IPv4Address(address.tobytes()) for address in flow[used][:, client : client + 4]]
 
 
 CONTENDERS = (Rauta(),)

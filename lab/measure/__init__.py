@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from lab.measure.connect import Connect
+from lab.measure.download import Download, FirstSeconds
 from lab.measure.frames import Frames
 from lab.measure.lookup import Lookup
 from lab.measure.open_loop import OpenLoop
@@ -14,9 +16,21 @@ from lab.measure.program import Program
 from lab.measure.search import Search
 from lab.measure.wrk import Wrk
 
-__all__ = ["Frames", "Lookup", "Measure", "OpenLoop", "Program", "Search", "Wrk"]
+__all__ = [
+    "Connect",
+    "Download",
+    "FirstSeconds",
+    "Frames",
+    "Lookup",
+    "Measure",
+    "OpenLoop",
+    "Program",
+    "Search",
+    "Wrk",
+]
 
-_KINDS = ("bpf", "lookup", "veth", "wrk", "open-loop", "search")
+_TOOLS = ("wrk", "open-loop", "connect", "search", "download", "first-seconds")
+_KINDS = ("bpf", "lookup", "veth", *_TOOLS)
 
 
 def _kind(measure: Any) -> str | None:
@@ -37,11 +51,14 @@ Measure = Annotated[
     | Annotated[Frames, Tag("veth")]
     | Annotated[Wrk, Tag("wrk")]
     | Annotated[OpenLoop, Tag("open-loop")]
-    | Annotated[Search, Tag("search")],
+    | Annotated[Connect, Tag("connect")]
+    | Annotated[Search, Tag("search")]
+    | Annotated[Download, Tag("download")]
+    | Annotated[FirstSeconds, Tag("first-seconds")],
     Discriminator(
         _kind,
         custom_error_type="measure_kind",
-        custom_error_message="is no known measure: layer bpf or veth, or layer http with tool wrk, open-loop or search",
+        custom_error_message=f"is no known measure: layer bpf or veth, or layer http with tool {', '.join(_TOOLS)}",
     ),
 ]
 """What is measured: a mapping whose ``layer``, and in layer http whose ``tool``, says how."""

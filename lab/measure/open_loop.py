@@ -97,6 +97,11 @@ class OpenLoop(Load):
         return f"open_loop {source_revision(SOURCE)}"
 
     @property
+    def patience(self) -> float | None:
+        """Seconds until a request is given up, and what is under way at the end; None: as the generator sees fit."""
+        return None
+
+    @property
     def depends_on(self) -> Sequence[str]:
         """The measure that the rate is a share of."""
         match = _SHARE.fullmatch(self.rate) if isinstance(self.rate, str) else None
@@ -150,35 +155,52 @@ class OpenLoopInstrument:
 
     def _run(self, rate: float, to: tuple[Any, int], scale: int, number: int, client: Host) -> dict[str, Any]:
         model = self.model
-        seconds = scale * model.duration
-        options: dict[str, object] = {
-            "rate": f"{rate:g}",
-            "arrivals": model.arrivals,
-            "connections": shares(model.connections, len(self.clients))[number],
-            "warmup": self.warmup,
-            "duration": seconds,
-            "spin": model.spin,
-            "seed": 1 + number,  # the same arrivals for every contender, others from each client
-            "host": model.host,
-            "path": model.path,
-            "body": model.body,
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        argv = [str(TOOL), *words, *(["--close"] if model.close else []), str(to[0]), str(to[1])]
-        done = client.run(argv, timeout=self.warmup + seconds + PATIENCE_SECONDS)
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report
+        patience = {} if model.patience is None else {"timeout": model.patience, "drain": model.patience}
+        return generate(
+            client,
+            to,
+            scale * model.duration,
+            close=model.close,
+            rate=rate,
+            arrivals=model.arrivals,
+            connections=shares(model.connections, len(self.clients))[number],
+            warmup=self.warmup,
+            spin=model.spin,
+            seed=1 + number,  # the same arrivals for every contender, others from each client
+            host=model.host,
+            path=model.path,
+            body=model.body,
+            **patience,
+        )
+
+
+def generate(
+    client: Host, to: tuple[Any, int], seconds: float, *, close: bool = True, **options: float | str
+) -> dict[str, Any]:
+    """What the generator says, run on a client for so many seconds. ``options``: its own; ``close`` is one, too."""
+    words = [word for name, value in {**options, "duration": seconds}.items() for word in (f"--{name}", str(value))]
+    argv = [str(TOOL), *words, *(["--close"] if close else []), str(to[0]), str(to[1])]
+    patience = float(options.get("warmup", 0)) + float(options.get("drain", 0)) + PATIENCE_SECONDS
+    report: dict[str, Any] = json.loads(client.run(argv, timeout=seconds + patience).stdout)
+    return report
+
+
+def total_errors(reports: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many requests went wrong, by the kinds that there were."""
+    errors: dict[str, int] = {}
+    for one in reports:
+        for kind, count in one["errors"].items():
+            if count:
+                errors[kind] = errors.get(kind, 0) + count
+    return errors
 
 
 def _judged(reports: Sequence[Mapping[str, Any]], rate: float) -> Sample:
     """One sample of all clients. Whatever was not answered well makes it invalid."""
     histogram = Histogram.merged(Histogram(dict(one["histogram"])) for one in reports)
-    errors: dict[str, int] = {}
-    for one in reports:
-        for kind, count in one["errors"].items():
-            errors[kind] = errors.get(kind, 0) + count
+    errors = total_errors(reports)
     intended = sum(one["intended"] for one in reports)
-    wrong = ", ".join(f"{count} {kind}" for kind, count in errors.items() if count)
+    wrong = ", ".join(f"{count} {kind}" for kind, count in errors.items())
     p50, late = histogram.quantile(0.5) / 1e3, max(one["late"]["p50"] for one in reports) / 1e3
     busy = max(max(one["busy"], one["cpu"]) for one in reports)
     late_p99 = max(one["late"]["p99"] for one in reports) / 1e9
@@ -202,7 +224,7 @@ def _judged(reports: Sequence[Mapping[str, Any]], rate: float) -> Sample:
             "answered": answered,
             "late p99 us": late_p99 * 1e6,
             "generator cpu": max(one["cpu"] for one in reports),
-            **{f"errors {kind}": count for kind, count in errors.items() if count},
+            **{f"errors {kind}": count for kind, count in errors.items()},
         },
     )
 

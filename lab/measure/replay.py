@@ -25,9 +25,11 @@ from rauta.bpf import BpfObject, Program, xdp_context
 from rauta.config import Vip
 from rauta.keys import CookieKeys
 
-MODES: Mapping[Frame, int] = {"first-request": 0, "next-request": 1, "syn": 2, "later": 3}
+MODES: Mapping[Frame, int] = {"first-request": 0, "next-request": 1, "syn": 2, "later": 3, "flood": 4}
 COOKIE_OPTIONS = 7 << 4 | 1 << 3 | 3 << 1
 """window scale 7, SACK, MSS 1460; the epoch is added"""
+FLOOD_PORTS = 61_440
+"""of each address that a flood comes from, from 2048 on"""
 SALT = 97_000_003
 """between the initial sequence numbers of two samples"""
 TCP_OPTIONS: Sequence[tuple[str, Any]] = [("NOP", None), ("NOP", None), ("Timestamp", (1, 1))]
@@ -103,14 +105,15 @@ class Replayer:
             "options": COOKIE_OPTIONS | (self._keys.epoch if self._keys else 0),
             "salt": salt,
             "flows": self.flows,
+            "ports": FLOOD_PORTS,
             "frame": data,
         }
 
     def _frame(self, frame: Frame) -> bytes:
         """A frame as a client with timestamps sends it; its connection and numbers are the replayer's."""
-        opens = frame == "syn"
+        opens = frame in ("syn", "flood")
         payload = Raw(self.request) if frame in ("first-request", "next-request") else b""
-        flags = {"syn": "S", "later": "A"}.get(frame, "PA")
+        flags = {"syn": "S", "flood": "S", "later": "A"}.get(frame, "PA")
         built = (
             Ether(dst=self.macs[0], src=self.macs[1])
             / IP(src=self.source, dst=str(self.vip.address), flags="DF")

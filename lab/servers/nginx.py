@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lab.errors import LabError
 from lab.units import Size
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ INLINE_LIMIT = 1024
 """bytes of a body that are answered from the configuration; a longer one is a file"""
 CONNECT_SECONDS = 1.0
 LOG = "requests.log"
+SETUP_SECONDS = 10.0
 
 _PATTERN = b"RAUTA routes HTTP in XDP. "
 
@@ -72,8 +74,10 @@ http {
 
 
 class Nginx(BaseModel):
-    """``port``: where it listens; also on the next one. ``body``, ``download``: how much it answers. ``log``: whether
-    it keeps a log of the requests that it has executed (``LOG`` in its folder): client's port, method, target.
+    """``port``: where it listens; also on the next one. ``body``, ``download``: how much it answers.
+
+    ``log``: whether it keeps a log of the requests that it has executed (``LOG`` in its folder): client's port, method,
+    target. ``congestion``: the congestion control of its host, such as cubic or bbr; none: the kernel's own choice.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,6 +86,7 @@ class Nginx(BaseModel):
     body: Size = 13
     download: Size | None = None
     log: bool = False
+    congestion: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,15}$")] | None = None
 
 
 class Server(BaseModel):
@@ -113,6 +118,8 @@ class Server(BaseModel):
 
     def start(self, host: Host, cluster: str, scratch: Path) -> None:
         """Start nginx on a host and return when it accepts connections. ``scratch``: a folder of this host's own."""
+        if self.nginx.congestion is not None:
+            set_congestion(host, self.nginx.congestion)
         files = scratch / "files"
         files.mkdir()
         (files / "body").write_bytes(self.body)
@@ -138,6 +145,16 @@ class Server(BaseModel):
 def content(size: int) -> bytes:
     """What every server answers with: ``size`` bytes that anybody can compute."""
     return (_PATTERN * (size // len(_PATTERN) + 1))[:size]
+
+
+def set_congestion(host: Host, name: str) -> None:
+    """By its routes (ip-route(8), congctl): a namespace may not choose what the machine restricts as its default."""
+    known = host.sysctl("net.ipv4.tcp_available_congestion_control")
+    if name not in known.split():
+        tried, advice = f"setting the congestion control of {host.name}", f"Others may be modules: modprobe tcp_{name}"
+        raise LabError(tried, f"there is no {name!r} here, but {known}", advice)
+    for route in host.run(["ip", "-4", "route"], timeout=SETUP_SECONDS).stdout.splitlines():
+        host.run(["ip", "route", "change", *route.split(), "congctl", name], timeout=SETUP_SECONDS)
 
 
 def _accepts(address: str, *ports: int) -> bool:

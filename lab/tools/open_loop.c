@@ -13,8 +13,9 @@
  * something to do and so did not sleep, on a CPU or waiting for one. The latter two from the first slot
  * that counts until the last was sent; spinning (--spin) is CPU time, but not business.
  *
- * Prints one JSON object. Times are ns. The histogram has 2048 linear buckets in every power of two, an
- * error below 0.1 %, as [value, count] pairs.
+ * Prints one JSON object. Times are ns. Histograms have 2048 linear buckets in every power of two, an error
+ * below 0.1 %, as [value, count] pairs: "histogram" of the latencies, and "connecting" of the time from the
+ * system calls that open a connection until it is established.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -87,7 +88,7 @@ static struct options {
 static struct results {
 	uint64_t answered, all, unanswered, connect, broken, status, timeout, malformed;
 	int64_t last; /* when the last answer to a request that counts had come */
-	struct histogram latency, lateness;
+	struct histogram latency, lateness, connecting;
 } results;
 
 /* Slots, in ns since an origin: at full precision however long the machine has been up. */
@@ -292,6 +293,8 @@ static void on_connected(struct connection *connection)
 		fail(connection, &results.connect);
 		return;
 	}
+	if (is_measured(connection))
+		record(&results.connecting, now() - connection->began);
 	connection->state = SENDING;
 	send_request(connection);
 }
@@ -558,10 +561,23 @@ static double seconds(void)
 	return until_last > options.duration ? until_last : options.duration;
 }
 
+static void print_histogram(const char *name, const struct histogram *histogram)
+{
+	const char *separator = "";
+
+	printf("\"%s\": [", name);
+	for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
+		if (histogram->counts[bucket]) {
+			printf("%s[%" PRIu64 ", %" PRIu64 "]", separator, value_of(bucket),
+			       histogram->counts[bucket]);
+			separator = ", ";
+		}
+	printf("]");
+}
+
 static void report(struct usage used)
 {
 	const struct results *r = &results;
-	const char *separator = "";
 
 	printf("{\"intended\": %" PRIu64 ", \"sent\": %" PRIu64 ", \"answered\": %" PRIu64
 	       ", \"requests\": %" PRIu64 ", \"seconds\": %.6f, ",
@@ -571,15 +587,12 @@ static void report(struct usage used)
 	       r->connect, r->broken, r->status, r->timeout, r->malformed, r->unanswered);
 	printf("\"late\": {\"p50\": %" PRIu64 ", \"p99\": %" PRIu64 ", \"max\": %" PRIu64 "}, ",
 	       quantile(&r->lateness, 0.5), quantile(&r->lateness, 0.99), quantile(&r->lateness, 1));
-	printf("\"cpu\": %.4f, \"busy\": %.4f, \"histogram\": [", share(used.cpu, used.wall),
+	printf("\"cpu\": %.4f, \"busy\": %.4f, ", share(used.cpu, used.wall),
 	       share(used.wall - used.idle, used.wall));
-	for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
-		if (r->latency.counts[bucket]) {
-			printf("%s[%" PRIu64 ", %" PRIu64 "]", separator, value_of(bucket),
-			       r->latency.counts[bucket]);
-			separator = ", ";
-		}
-	printf("]}\n");
+	print_histogram("histogram", &r->latency);
+	printf(", ");
+	print_histogram("connecting", &r->connecting);
+	printf("}\n");
 }
 
 static void make_request(void)

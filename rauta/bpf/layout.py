@@ -150,6 +150,12 @@ class ArrayLayout(Layout):
 
     element: Layout
     length: int
+    codec: struct.Struct | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        of_integers = isinstance(self.element, IntLayout) and not self.element.boolean and self.element.codec
+        codec = struct.Struct(f"={self.length}{of_integers.format[1:]}") if of_integers else None
+        object.__setattr__(self, "codec", codec)
 
     def pack_into(self, buffer: bytearray, offset: int, value: Value) -> None:
         """A list or tuple of exactly `length` elements."""
@@ -163,6 +169,8 @@ class ArrayLayout(Layout):
 
     def unpack_from(self, data: Buffer, offset: int) -> Any:
         """A list of all elements."""
+        if self.codec is not None:
+            return list(self.codec.unpack_from(data, offset))
         element = self.element
         return [element.unpack_from(data, offset + index * element.size) for index in range(self.length)]
 

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ctypes import byref, c_uint32
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,6 +92,7 @@ _INDEXED = _VALUE_ARRAYS | {
     MapType.XSKMAP,
     MapType.REUSEPORT_SOCKARRAY,
 }
+_OF_MAPS = {MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS}
 _DESCRIPTORS = {MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY}
 _INDEX = IntLayout("__u32", 4)
 _NO_BATCH = {-errno.EINVAL, -errno.EOPNOTSUPP, -_lib.ENOTSUPP}  # kernels before 5.6, and map types without it
@@ -271,6 +273,11 @@ class Map:
             self._finalizer()
             self._fd = -1
 
+    def memory(self) -> int:
+        """Bytes that the kernel holds for the map now, with the maps that a map of maps leads to."""
+        inner = _inner_maps(self) if self.type in _OF_MAPS else ()
+        return _memory_of(self.fd, self.name) + sum(inner)
+
     def set_max_entries(self, count: int) -> None:
         """Sizes the map; only before the object is loaded."""
         if self._handle is None:
@@ -346,6 +353,15 @@ class Map:
     def lookup_batch(self) -> list[tuple[Any, Any]]:
         """The same as `items_batch`, under libbpf's name."""
         return self.items_batch()
+
+    def dump(self) -> bytes:
+        """All values of an array side by side, as they lie in memory; but locks are read as 0.
+
+        TypeError for other maps: their entries have no place.
+        """
+        if self.type not in _VALUE_ARRAYS:
+            raise TypeError(f"map '{self.name}' is no array")
+        return b"".join(values[: count * self._value.size] for _, values, count in self._raw_batches())
 
     def update_batch(self, items: Iterable[tuple[Value, Any]] | Mapping[Any, Any], flags: int = BPF_ANY) -> None:
         """Sets many entries in one system call; one by one where the map type has no batches.
@@ -487,6 +503,28 @@ class Map:
                 return "The key is not there, and BPF_EXIST says only to replace."
             case _:
                 return ""
+
+
+def _memory_of(fd: int, name: str) -> int:
+    """What the kernel says about a descriptor of a map (kernel/bpf/syscall.c, bpf_map_show_fdinfo)."""
+    for line in Path(f"/proc/thread-self/fdinfo/{fd}").read_text().splitlines():
+        field, _, value = line.partition(":")
+        if field == "memlock":
+            return int(value)
+    raise BpfError(f"measuring map '{name}'", "the kernel does not say what memory it takes", "Mount /proc.")
+
+
+def _inner_maps(outer: Map) -> Iterator[int]:
+    """The memory of each map in a map of maps, however often it is in there."""
+    for id in {id for _, id in outer.items()}:
+        fd = _lib.libbpf().bpf_map_get_fd_by_id(id)
+        if fd == -errno.ENOENT:  # replaced since it was looked up
+            continue
+        _lib.check(fd, f"measuring map {id} in '{outer.name}'")
+        try:
+            yield _memory_of(fd, outer.name)
+        finally:
+            os.close(fd)
 
 
 @functools.lru_cache(maxsize=4)

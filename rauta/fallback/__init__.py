@@ -1,8 +1,8 @@
 """The fallback: an ordinary proxy on the router's own host, to which XDP hands connections that it does not route.
 
-    text = configuration(config, "nginx", address=IPv4Address("198.18.0.2"), folder=Path("/run/rauta"))
-    write(Path("/run/rauta/nginx.conf"), text)
-    subprocess.Popen(command("nginx", Path("/run/rauta/nginx.conf")))
+    file = Path("/run/rauta/nginx.conf")
+    write(file, configuration(config, "nginx", address=own_address(config, "eth0"), folder=file.parent))
+    subprocess.Popen(command("nginx", file))
 
 It must be running before the router is attached (rauta.router), which brings connections to its ports by an agent on
 the router's own interfaces. It routes as the router does; docs/fallback.md says how, and where the two differ.
@@ -16,15 +16,25 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
+from rauta import loading, neighbours
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.fallback import haproxy, nginx
 
-__all__ = ["KINDS", "Kind", "command", "configuration", "write"]
+__all__ = ["KINDS", "Kind", "command", "configuration", "own_address", "write"]
 
 Kind = Literal["nginx", "haproxy"]
 KINDS: tuple[Kind, ...] = ("nginx", "haproxy")
 _USER = "nobody"
+
+
+def own_address(config: Config, interface: str) -> IPv4Address:
+    """Where the proxy must listen, if that is the first interface that the router will be attached to.
+
+    It is looked up in the calling thread's network namespace. RautaError if this host has no address.
+    """
+    backends = config.backends().values()
+    return neighbours.own_address(loading.interface_index(interface), (backend.address for backend in backends))
 
 
 def configuration(config: Config, kind: Kind = "nginx", *, address: IPv4Address, folder: Path) -> str:

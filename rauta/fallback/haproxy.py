@@ -24,6 +24,7 @@ _REFUSE = {404: "refuse-404", "reset": "refuse-reset", "fallback": "refuse-404"}
 _MAX_WEIGHT = 256
 _WORDS = 50  # of one condition: a line has at most 64
 _SPARE_FILES = 200
+_MOST_CONNECTIONS = 500_000
 _FILES = 2  # that a connection takes: its own, and the one to the backend
 
 REFUSALS = """\
@@ -88,7 +89,10 @@ def _host(vip: Vip) -> str:
 
 def connections() -> int:
     """How many it may have at a time: it refuses to start where it may not open as many files."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] // _FILES - _SPARE_FILES
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if files == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return min(max(files // _FILES - _SPARE_FILES, 1), _MOST_CONNECTIONS)
 
 
 def frontend(config: Config, vip: Vip, bind: str, before: str = "", after: str = "") -> str:

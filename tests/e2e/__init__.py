@@ -8,6 +8,11 @@
                    through the router and the agents: what is sent, where it goes, how connections live and end
     test_hostile_clients, test_agent
                    what is refused, and what somebody who sees nothing cannot break
+    proxied        the fallback's proxies by themselves
+    test_fallback_routes, test_fallback_attacks
+                   they decide as XDP does, and nobody gets round it
+    test_fallback, test_fallback_networks
+                   what XDP does not route, through them
     test_replays   what somebody who sees everything cannot have executed twice
     test_path_mtu  links that are smaller than both ends know
     test_checks    the lab's checks and measures notice what they are there to notice

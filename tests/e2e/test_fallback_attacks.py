@@ -400,6 +400,90 @@ def test_a_websocket_that_the_backend_refuses_hides_nothing(proxy: Site) -> None
     assert [one.address for one in seen] == [answer.backend for answer in answers if answer.backend]
 
 
+# ---- HTTP/2 ---------------------------------------------------------------------------------------------
+
+HEADERS_FRAME, SETTINGS_FRAME, DATA_FRAME, END_STREAM, END_HEADERS = 1, 4, 0, 1, 4
+GET_PUBLIC = {":method": "GET", ":scheme": "http", ":authority": "shop.test", ":path": "/public"}
+
+
+def h2_frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """RFC 9113, 4.1."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def h2_fields(fields: list[tuple[str, str]]) -> bytes:
+    """Literals without indexing, new names, no Huffman code (RFC 7541, 6.2.2)."""
+
+    def literal(text: str) -> bytes:
+        assert len(text) < 127  # the length is one byte
+        return bytes([len(text)]) + text.encode("latin-1")
+
+    return b"".join(b"\0" + literal(name) + literal(value) for name, value in fields)
+
+
+def h2_request(fields: list[tuple[str, str]], body: bytes = b"") -> bytes:
+    """A whole connection with one request."""
+    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + h2_frame(SETTINGS_FRAME, 0, 0, b"")
+    ends = END_HEADERS | (0 if body else END_STREAM)
+    data += h2_frame(HEADERS_FRAME, ends, 1, h2_fields(fields))
+    return data + (h2_frame(DATA_FRAME, END_STREAM, 1, body) if body else b"")
+
+
+H2_ATTACKS: dict[str, list[tuple[str, str]]] = {
+    "a path with a line end": [(":path", "/public HTTP/1.1\r\nHost: admin.test\r\n\r\n")],
+    "a path with a space": [(":path", "/public/x /secret")],
+    "a path with a tab": [(":path", "/public\t/secret")],
+    "a path without a slash": [(":path", "public")],
+    "an absolute path": [(":path", "http://admin.test/x")],
+    "an authority in the path": [(":path", "//admin.test/public")],
+    "dot segments": [(":path", "/public/../read")],
+    "hidden dot segments": [(":path", "/public/x/%2e%2e/secret")],
+    "an encoded slash": [(":path", "/public%2fsecret")],
+    "a fragment": [(":path", "/public#/secret")],
+    "no path": [(":path", "")],
+    "a method with a line end": [(":method", "GET /secret HTTP/1.1\r\nX: y")],
+    "a small method": [(":method", "get"), (":path", "/read")],
+    "CONNECT": [(":method", "CONNECT")],
+    "another scheme": [(":scheme", "http://admin.test/?")],
+    "another host": [("host", "admin.test")],
+    "an authority with a line end": [(":authority", "shop.test\r\nX: y")],
+    "an authority with a user": [(":authority", "admin.test@shop.test")],
+    "two authorities": [(":authority", "shop.test"), (":authority", "admin.test")],
+    "two paths": [(":path", "/public"), (":path", "/secret")],
+    "an encoding": [("transfer-encoding", "chunked")],
+    "a connection field": [("connection", "upgrade"), ("upgrade", "websocket")],
+    "a field with a line end": [("x", "y\r\nHost: admin.test")],
+    "a name with a line end": [("x: y\r\nhost", "admin.test")],
+    "a name in capitals": [("Host", "admin.test")],
+    "a name with a colon": [("host:x", "admin.test")],
+    "a length that is none": [("content-length", "+5")],
+    "a length of another body": [("content-length", "0")],
+}
+
+
+@pytest.mark.parametrize("changes", H2_ATTACKS.values(), ids=H2_ATTACKS)
+@pytest.mark.parametrize("body", [b"", HIDDEN.encode()], ids=["bare", "body"])
+def test_http2_leads_nowhere_else(proxy: Site, changes: list[tuple[str, str]], body: bytes) -> None:
+    """HAProxy understands it, and sends it on as HTTP/1.1; nginx refuses it."""
+    named_twice = {name for name, _ in changes}
+    fields = [(name, value) for name, value in GET_PUBLIC.items() if name not in named_twice]
+    pseudo = [one for one in (*fields, *changes) if one[0].startswith(":")]
+    proxy.raw(h2_request([*pseudo, *(one for one in changes if not one[0].startswith(":"))], body))
+    seen = proxy.seen()
+    assert astray(seen) == []
+    assert len(seen) <= 1
+
+
+def test_http2_as_it_should_be_is_routed_by_haproxy(proxy: Site) -> None:
+    proxy.raw(h2_request([*GET_PUBLIC.items()]))
+    proxy.raw(h2_request([*(GET_PUBLIC | {":path": "/public/secret/x/../y"}).items()]))
+    seen = [(one.address, one.request) for one in proxy.seen()]
+    if proxy.kind == "haproxy":
+        assert seen == [("198.18.0.11", "GET /public HTTP/1.1"), ("198.18.0.12", "GET /public/secret/y HTTP/1.1")]
+    else:
+        assert seen == []
+
+
 # ---- the client's address -------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,12 @@ import pytest
 
 from e2e.bench import FILE, Bench, bench, eventually, request
 from e2e.wire import Loser, losing
+from lab.errors import LabError
+from lab.interfaces import Setup
+from lab.measure import Download, FirstSeconds
+from lab.measure.download import COUNTED, NO_METRICS
+from lab.samples import Sample
+from lab.servers.nginx import set_congestion
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
 
@@ -71,6 +77,7 @@ class Exchange:
     opened: Info
     answered: Info
     seconds: float
+    congestion: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Line:
                 received(client.sock, size)
                 seconds = time.perf_counter() - began
                 eventually(lambda: unacknowledged(accepted) == 0, "the client's acknowledgement")
-                return Exchange(opened, Info.of(accepted), seconds)
+                return Exchange(opened, Info.of(accepted), seconds, congestion_of(accepted))
 
     @contextmanager
     def timestamps(self, on: bool) -> Iterator[None]:
@@ -126,6 +133,11 @@ def received(sock: socket.socket, size: int) -> None:
         got = len(sock.recv(size))
         assert got, "the connection has ended"
         size -= got
+
+
+def congestion_of(sock: socket.socket) -> str:
+    """The name of a socket's congestion control."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
 
 
 def unacknowledged(sock: socket.socket) -> int:
@@ -272,3 +284,68 @@ def test_the_whole_answer_lost_comes_again(far: Line, timestamps: bool) -> None:
         straight, routed = (far.exchange(way, 100, lost=1).seconds for way in ("direct", "rauta"))
     assert far.loser.has_lost
     assert routed <= (1.1 * straight if timestamps else PROBE_UNMEASURED + TRIP) + TICK + SLACK
+
+
+# ---- what the lab measures of it ------------------------------------------------------------------------
+
+
+def sample(line: Line, model: Download | FirstSeconds) -> Sample:
+    """One, through the router."""
+    with ExitStack() as stack:
+        instrument = model.open(Setup(line.bench.network, line.bench.scenario, stack))
+        return instrument.sample("rauta", line.bench.running, nullcontext())
+
+
+def download(**fields: object) -> Download:
+    return Download.model_validate({"layer": "http", "tool": "download", "cluster": "api", "path": "/api/x", **fields})
+
+
+def first_seconds(**fields: object) -> FirstSeconds:
+    model = {"layer": "http", "tool": "first-seconds", "cluster": "api", "path": "/api/download", **fields}
+    return FirstSeconds.model_validate(model)
+
+
+def test_a_download_that_lost_something_is_counted_and_waited_for(near: Line) -> None:
+    """The FIN behind it arrives, and so the server learns of the loss at once, without a probe."""
+    near.loser.lose(3)
+    seen = sample(near, download(rate=20, duration="500ms", connections=5))
+    assert seen.valid, seen.reason
+    assert near.loser.has_lost
+    # The warm-up of the scenario is part of what the servers have done.
+    assert seen.requests == round(20 * (0.5 + near.bench.scenario.plan.warmup))
+    counted = {name: seen.quantities[name] * seen.requests for name in COUNTED}
+    assert counted == pytest.approx({"resent": 1, "probes": 0, "timeouts": 0, "needless": 0})
+
+
+def test_what_comes_in_the_first_seconds_is_counted_from_the_first_syn_on(far: Line) -> None:
+    """In six round trips: the handshake, and then two, four ... times the first ten segments."""
+    seen = sample(far, first_seconds(connections=2, duration="320ms", mark="100kB"))
+    assert seen.valid, seen.reason
+    assert FLIGHT * SEGMENT < seen.value * 0.32 < 2**6 * FLIGHT * SEGMENT
+    assert 4 * TRIP < seen.quantities["mark"] / 1e3 < 0.32
+    assert {name: seen.quantities[name] for name in COUNTED} == dict.fromkeys(COUNTED, 0)
+
+
+def test_a_download_that_is_over_too_soon_is_no_sample(near: Line) -> None:
+    seen = sample(near, first_seconds(connections=1, duration="300ms"))
+    assert not seen.valid
+    assert "the server closed after" in seen.reason
+
+
+def test_servers_forget_their_clients_only_while_they_are_measured(near: Line) -> None:
+    server = near.bench.network.hosts["api-1"]
+    assert server.sysctl(NO_METRICS) == "0"
+    with ExitStack() as stack:
+        download(rate=1).open(Setup(near.bench.network, near.bench.scenario, stack))
+        assert server.sysctl(NO_METRICS) == "1"
+    assert server.sysctl(NO_METRICS) == "0"
+
+
+@pytest.mark.parametrize("way", ["direct", "rauta"])
+def test_a_servers_congestion_control_can_be_chosen(near: Line, way: Way) -> None:
+    server = near.bench.network.hosts[SERVER]
+    for name in ("bbr", "cubic"):
+        set_congestion(server, name)
+        assert near.exchange(way, 100, congestion="reno").congestion == name
+    with pytest.raises(LabError, match="there is no 'fastest' here"):
+        set_congestion(server, "fastest")

@@ -1,8 +1,8 @@
 """The compiled programs on the bench: loaded, filled from the oracle, run on one packet at a time.
 
-Each run asserts the return code, every byte of the output, and that exactly one verdict counter grew, by one. The world
-they route in is fixed: the VIPs, clusters and backends below. Tests change it through the bench (`route`, `put_flow`,
-`retire`), which the fixtures of conftest.py put back.
+Each run asserts the return code, every byte of the output, and that exactly one verdict counter grew, by one, and that
+of the right VIP. The world they route in is fixed: the VIPs, clusters and backends below. Tests change it through the
+bench (`route`, `put_flow`, `retire`), which the fixtures of conftest.py put back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, SupportsBytes
 
@@ -67,25 +67,51 @@ class Bench:
         obj.maps["cookie_keys"].update(0, {"key": [list(key) for key in oracle.COOKIE_KEYS], "epoch": 0})
 
     def counters(self) -> list[int]:
-        """The counters by number, over all CPUs."""
-        return [sum(per_cpu) for _, per_cpu in sorted(self.object.maps["verdicts"].items_batch())]
+        """The counters by number, over all VIPs and CPUs."""
+        return [sum(one) for one in zip(*(cpu for row in self.rows() for cpu in row), strict=True)]
+
+    def rows(self) -> list[list[list[int]]]:
+        """The counters by VIP, CPU and number."""
+        rows = sorted(self.object.maps["verdicts"].items_batch())
+        return [[cpu["packets"] for cpu in row] for _, row in rows]
 
     @contextmanager
-    def counting(self, verdict: str) -> Iterator[None]:
-        """Asserts that of all counters just this one grows, by one."""
-        before = self.counters()
+    def counting(self, verdict: str, vips: Collection[int]) -> Iterator[None]:
+        """Asserts that of all counters just this one grows, by one, and that it is one of those VIPs'."""
+        before = self.rows()
         yield
-        assert self.grown(before) == {verdict: 1}
+        grown = self.grown_by_vip(before)
+        assert grown in [{(vip, verdict): 1} for vip in vips]
 
     def grown(self, before: Sequence[int]) -> dict[str, int]:
         """By how much which counters differ from what they were; a number without a name is its own name."""
-        names = {number: name for name, number in self.verdicts.items()}
         now = self.counters()
-        return {names.get(n, str(n)): now[n] - old for n, old in enumerate(before) if now[n] != old}
+        return {self._name(n): now[n] - old for n, old in enumerate(before) if now[n] != old}
+
+    def grown_by_vip(self, before: Sequence[list[list[int]]]) -> dict[tuple[int, str], int]:
+        """The same of what `rows` gave, and by the number of the VIP."""
+        changed = [
+            (vip, map(sum, zip(*old, strict=True)), map(sum, zip(*now, strict=True)))
+            for vip, (old, now) in enumerate(zip(before, self.rows(), strict=True))
+            if old != now
+        ]
+        return {
+            (vip, self._name(n)): now - old
+            for vip, olds, nows in changed
+            for n, (old, now) in enumerate(zip(olds, nows, strict=True))
+            if old != now
+        }
+
+    def _name(self, verdict: int) -> str:
+        return next((name for name, number in self.verdicts.items() if number == verdict), str(verdict))
+
+    def counted_for(self, frame: bytes, verdict: str) -> Collection[int]:
+        """Whose counter a verdict on a frame may be: the number of a VIP, or 0."""
+        return (0,)
 
     def run(self, program: str, frame: SupportsBytes, verdict: str, ctx: bytes | None = None) -> tuple[int, bytes]:
         """Runs a program once: return code and output. Fails unless it ends in that verdict and no other."""
-        with self.counting(verdict):
+        with self.counting(verdict, self.counted_for(bytes(frame), verdict)):
             done = self.object.programs[program].test_run(bytes(frame), ctx=ctx)
         return done.retval, done.data
 
@@ -202,6 +228,16 @@ class Router(Bench):
 
     # ---- runs ------------------------------------------------------------------------------------------
 
+    def counted_for(self, frame: bytes, verdict: str) -> Collection[int]:
+        """The VIP that the frame is for; 0 if it is passed, a fragment, or cut short.
+
+        An ICMP error may be dropped before it is known which VIP it is about.
+        """
+        if verdict.startswith("PASS_") or verdict == "DROP_FRAGMENT":
+            return (0,)
+        numbers = [value["id"] for key, value in self.object.maps["vips"].items() if key == oracle.named_vip(frame)]
+        return (0, *numbers) if verdict == "DROP_ICMP" or not numbers else numbers
+
     def passes(self, frame: SupportsBytes, verdict: str) -> None:
         """To the kernel, unchanged."""
         assert self.run("rauta_ingress", frame, verdict) == (XDP_PASS, bytes(frame))
@@ -222,20 +258,23 @@ class Router(Bench):
 
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
         """
-        self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie))
+        new = verdict == "ROUTED_FIRST"
+        self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie, new=new))
 
     def falls_back(self, segment: Segment, verdict: str, *, opens: bool = False, cookie: int | None = None) -> None:
         """To the fallback: up to the kernel, encapsulated for the router's own host, between the same two machines."""
         code, output = self.run("rauta_ingress", segment, verdict)
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
-        expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=frames.CLIENT_MAC)
+        mac = frames.CLIENT_MAC
+        expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=mac, new=False)
         assert (code, output.hex(" ")) == (XDP_PASS, expected.hex(" "))
 
     def redirects(self, segment: Segment, verdict: str, backend: str, source_mac: str, *, opens: bool = False) -> None:
         """To that backend, encapsulated, out of another interface, which has that MAC address."""
         code, output = self.run("rauta_ingress", segment, verdict)
-        expected = self.encapsulated(segment, backend, opens=opens, mac=source_mac)
+        new = verdict == "ROUTED_FIRST"
+        expected = self.encapsulated(segment, backend, opens=opens, mac=source_mac, new=new)
         assert (code, output.hex(" ")) == (XDP_REDIRECT, expected.hex(" "))
 
     def encapsulated(
@@ -246,11 +285,12 @@ class Router(Bench):
         opens: bool,
         cookie: int | None = None,
         mac: str = frames.ROUTER_MAC,
+        new: bool | None = None,
     ) -> bytes:
         """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
-        return frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac)
+        return frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new)
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
         """Back to the client, as the cookie SYN-ACK; its timestamp is the router's clock of just now."""
@@ -291,6 +331,7 @@ class Agent(Bench):
             obj.rodata[name] = value
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
+        obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
         super().__init__(obj)
         for vip, local in services.items():
@@ -301,10 +342,10 @@ class Agent(Bench):
         for name in ("mappings", "consumed"):
             self.object.maps[name].clear()
 
-    def consumed(self) -> set[int]:
-        """The fingerprints of the connections that have had their socket."""
+    def consumed(self) -> list[int]:
+        """The fingerprints of the connections that have had their socket, in ascending order."""
         sets = [one for _, one in self.object.maps["consumed"].items()]
-        return {fingerprint for one in sets for fingerprint in one["fingerprint"]} - {0}
+        return sorted(fingerprint for one in sets for fingerprint in one["fingerprint"] if fingerprint)
 
     def consume(self, four: oracle.Tuple, connection: Connection) -> None:
         """Has the agent know that a connection has had its socket."""
@@ -343,7 +384,7 @@ class Agent(Bench):
     ) -> None:
         """Through the same interface's ingress again, as that frame, with that mark (`marked`: with which it came)."""
         program, ctx = self.object.programs["rauta_agent_ingress"], skb_context(mark=marked)
-        with self.counting(verdict):
+        with self.counting(verdict, (0,)):
             done = program.test_run(bytes(frame), ctx=ctx, ctx_out_size=len(ctx))
         assert (done.retval, done.data.hex(" ")) == (TC_ACT_REDIRECT, bytes(expected).hex(" "))
         assert skb_fields(done.ctx)["mark"] == mark

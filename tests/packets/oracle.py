@@ -24,10 +24,12 @@ ROUTER_WSCALE = 7
 ROUTER_WINDOW = 29200
 PATH_MTU = 1500
 OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFFE
-AGE_LONG, LONGEST_TRIP_MS = 0x7FFF, 333
+OUTER_ID_NEW = 0x8000
+AGE_LONG, LONGEST_TRIP_MS = 0x3FFF, 333
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
 MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
+ROUTE_CLUSTER_BITS = 10
 MAX_PATH = 256
 MAX_PREFIX_DEPTH = 30
 SHAPE_EXACT = 0x80000000
@@ -80,6 +82,32 @@ def mac(address: str) -> bytes:
 def address_of(value: int) -> str:
     """The dotted form of a __be32."""
     return str(IPv4Address(value.to_bytes(4, "little")))
+
+
+def named_vip(frame: bytes) -> dict[str, int] | None:
+    """`struct vip_key` of whom a frame with IPv4 is for, whatever VLAN tags it has; None if that is cut off.
+
+    An ICMP error is for whom the TCP packet in it came from; or went to, if it is encapsulated in there.
+    """
+    start = 14
+    while frame[start - 2 : start] in (b"\x81\x00", b"\x88\xa8"):
+        start += 4
+    header, rest = _split_ip(frame[start:])
+    address, port = header[16:20], rest[2:4]
+    if header[9:10] == b"\x01":
+        header, rest = _split_ip(rest[8:])
+        address, port = header[12:16], rest[0:2]
+        if header[9:10] == b"\x04":
+            header, rest = _split_ip(rest)
+            address, port = header[16:20], rest[2:4]
+    if len(address) < 4 or len(port) < 2:
+        return None
+    return {"address": int.from_bytes(address, "little"), "port": int.from_bytes(port, "little"), "reserved": 0}
+
+
+def _split_ip(packet: bytes) -> tuple[bytes, bytes]:
+    length = 4 * (packet[0] & 0x0F) if packet else 0
+    return packet[:length], packet[length:]
 
 
 # ---- the digest of a request head -----------------------------------------------------------------------
@@ -237,9 +265,13 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
 
 
-def outer_id(cookie: int, *, opens: bool, age: int = 0) -> int:
-    """The identification in the outer header of a connection's packets; of a first request it says the age."""
-    return age << 1 | OUTER_ID_OPENS if opens else cookie >> 16 & OUTER_ID_CONNECTION
+def outer_id(cookie: int, *, opens: bool, age: int = 0, new: bool = False) -> int:
+    """The identification in the outer header of a connection's packets.
+
+    Of a first request it says the age, and whether the router knows of no earlier one.
+    """
+    first = (OUTER_ID_NEW if new else 0) | age << 1 | OUTER_ID_OPENS
+    return first if opens else cookie >> 16 & OUTER_ID_CONNECTION
 
 
 # ---- keyed hashes ---------------------------------------------------------------------------------------
@@ -411,8 +443,10 @@ def vip_key(address: str, port: int) -> dict[str, int]:
 def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, list[Entry]]:
     """The contents of the maps `vips`, `hosts` and `paths`; VIPs and hosts are numbered from 1 as they come."""
     tables: dict[str, list[Entry]] = {"vips": [], "hosts": [], "paths": []}
-    host_id = 0
+    host_id = route_number = 0
     for number, vip in enumerate(vips, start=1):
+        found = {id(route): route_number + place for place, route in enumerate(vip.routes)}
+        route_number += len(vip.routes)
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
         value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
@@ -426,7 +460,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
                 kind = HOST_WILDCARD if host[0] == "*" else HOST_EXACT
                 key = {"hash": words_hash(name), "vip": number, "length": len(name), "kind": kind}
                 tables["hosts"].append((key, {"id": host_id, "shapes": shapes(routes), "name": name}))
-            tables["paths"] += path_entries(routes, host_id, clusters)
+            tables["paths"] += path_entries([(found[id(route)], route) for route in routes], host_id, clusters)
         tables["vips"].append((vip_key(vip.address, vip.port), value))
     tables["vips"] += [(vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in vips)]
     return tables
@@ -437,14 +471,24 @@ def shapes(routes: Iterable[Route]) -> int:
     return sum({1 << route.path.count(b"/") if route.kind == PATH_PREFIX else SHAPE_EXACT for route in routes})
 
 
-def path_entries(routes: Sequence[Route], host_id: int, clusters: Mapping[str, int]) -> list[Entry]:
-    """The entries of one host in the map `paths`."""
+def path_entries(routes: Sequence[tuple[int, Route]], host_id: int, clusters: Mapping[str, int]) -> list[Entry]:
+    """The entries of one host in the map `paths`, of its routes with their numbers."""
     entries: list[Entry] = []
-    for kind, path in dict.fromkeys((route.kind, route.path) for route in routes):
+    for kind, path in dict.fromkeys((route.kind, route.path) for _, route in routes):
         by_method = [0] * (1 + len(METHODS))
-        for route in routes:
+        for number, route in routes:
             if (route.kind, route.path) == (kind, path):
-                by_method[1 + METHODS.index(route.method) if route.method else 0] = clusters[route.cluster] + 1
+                method = 1 + METHODS.index(route.method) if route.method else 0
+                by_method[method] = (number + 1) << ROUTE_CLUSTER_BITS | clusters[route.cluster]
         key = {"hash": path_hash(path), "host": host_id, "length": len(path), "kind": kind}
-        entries.append((key, {"cluster": by_method, "path": path}))
+        entries.append((key, {"route": by_method, "path": path}))
     return entries
+
+
+# ---- observation ----------------------------------------------------------------------------------------
+
+
+def latency_bucket(ns: int) -> int:
+    """The bucket that counts a time: the last one whose least time is not more; the first counts shorter ones, too."""
+    least = [(4 + step) << octave - 2 for octave in range(4, 24) for step in range(4)]
+    return max([bucket for bucket, at_least in enumerate(least) if at_least <= ns], default=0)

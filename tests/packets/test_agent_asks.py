@@ -32,14 +32,7 @@ from packets.frames import (
     ethernet,
 )
 from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MAPPING_OPENING, Ask, Tuple
-from packets.sockets import (
-    SO_TCP,
-    TCP_QUEUE_SEQ,
-    TCP_RECV_QUEUE,
-    TCP_REPAIR,
-    TCP_REPAIR_QUEUE,
-    TCP_SEND_QUEUE,
-)
+from packets.sockets import SO_TCP, TCP_QUEUE_SEQ, TCP_RECV_QUEUE, TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)

@@ -143,6 +143,10 @@ FOREIGN = {
     / UDP(sport=LOCAL_PORT, dport=ALICE.port)
     / Raw(bytes(40)),
     "ICMP": ETHER / IP(src=LOCAL, dst=CLIENT) / ICMP(),
+    "first fragment": ETHER
+    / IP(src=LOCAL, dst=CLIENT, flags="MF")
+    / TCP(sport=LOCAL_PORT, dport=ALICE.port, flags="A"),
+    "later fragment": ETHER / IP(src=LOCAL, dst=CLIENT, frag=99) / TCP(sport=LOCAL_PORT, dport=ALICE.port, flags="A"),
     "truncated": ETHER / IP(src=LOCAL, dst=CLIENT, proto=6) / Raw(Response().frame()[34:46]),
 }
 

@@ -4,6 +4,7 @@ That egress notes them takes a socket that sends: tests/e2e/test_replays.py.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,19 @@ def test_also_if_no_map_says_whose_it_is(agent: Agent, known: Connection | None)
         agent.passes("ingress", REPLAY, "AGENT_OPENED_ALREADY", delivered(FIRST))
 
 
+STRANGERS = {
+    "another client number": {"connection": ALICE, "expected": ALICE.start + 1},
+    "another cookie": {"connection": replace(ALICE, options=replace(ALICE.options, wscale=3))},
+}
+
+
+@pytest.mark.parametrize("socket", STRANGERS.values(), ids=STRANGERS)
+def test_both_of_them_count(agent: Agent, socket: dict[str, Any]) -> None:
+    agent.consume(LOCAL_TUPLE, ALICE)
+    with established(**socket):
+        agent.drops("ingress", REPLAY, "AGENT_DROP_REPLAYED")
+
+
 OTHERS = {
     "another client number": NEWER,
     "another port": replace(ALICE, port=ALICE.port + 1),
@@ -154,7 +168,7 @@ def test_what_the_kernel_has_not_taken_is_not_consumed(agent: Agent) -> None:
     with listening():
         for _ in range(2):
             agent.drops("ingress", REPLAY, "AGENT_DROP_REFUSED")
-    assert agent.consumed() == set()
+    assert agent.consumed() == []
 
 
 # ---- what is remembered ---------------------------------------------------------------------------------
@@ -164,7 +178,7 @@ def test_a_refused_connection_is(agent: Agent) -> None:
     """And refused as often as it comes, while nobody listens."""
     for _ in range(3):
         refuse(agent, ALICE)
-        assert agent.consumed() == {print_of(ALICE)}
+        assert agent.consumed() == [print_of(ALICE)]
     with listening():
         agent.drops("ingress", REPLAY, "AGENT_DROP_REPLAYED")
 
@@ -174,14 +188,14 @@ def test_so_is_one_that_makes_way_for_another_before_it_has_opened(agent: Agent,
     agent.put_mapping(LOCAL_TUPLE, ALICE, state)
     with listening():
         agent.drops("ingress", carried(NEWER.data(HEAD), opens=True), "AGENT_DROP_REFUSED")
-    assert agent.consumed() == {print_of(ALICE)}
+    assert agent.consumed() == [print_of(ALICE)]
 
 
 def test_a_retransmission_makes_way_for_nothing(agent: Agent) -> None:
     agent.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_OPENING)
     with listening():
         agent.drops("ingress", REPLAY, "AGENT_DROP_REFUSED")
-    assert agent.consumed() == set()
+    assert agent.consumed() == []
 
 
 def test_the_oldest_of_a_set_is_forgotten_first(agent: Agent) -> None:
@@ -191,7 +205,7 @@ def test_the_oldest_of_a_set_is_forgotten_first(agent: Agent) -> None:
         connection = Connection(port=port)
         refuse(agent, connection)
         came[oracle.consumed_place(print_of(connection), CONSUMED_SETS)].append(print_of(connection))
-        assert agent.consumed() == {one for its in came for one in its[-oracle.CONSUMED_WAYS :]}
+        assert agent.consumed() == sorted(one for its in came for one in its[-oracle.CONSUMED_WAYS :])
     assert all(len(its) > 2 * oracle.CONSUMED_WAYS for its in came)
 
 
@@ -199,6 +213,7 @@ def test_the_hand_may_wrap(agent: Agent) -> None:
     empty = {"fingerprint": [0] * oracle.CONSUMED_WAYS}
     for number in range(CONSUMED_SETS):
         agent.object.maps["consumed"].update(number, {"hand": 0xFFFF_FFFF} | empty)
-    for port in range(41000, 41000 + 2 * CONSUMED_SETS):
-        refuse(agent, Connection(port=port))
-    assert agent.consumed() == {print_of(Connection(port=port)) for port in range(41000, 41000 + 2 * CONSUMED_SETS)}
+    connections = [Connection(port=port) for port in range(41000, 41000 + 2 * CONSUMED_SETS)]
+    for connection in connections:
+        refuse(agent, connection)
+    assert agent.consumed() == sorted(map(print_of, connections))

@@ -20,7 +20,7 @@ from packets.frames import (
     delivered,
     request,
 )
-from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MARK_MAGIC, MARK_OPENS, Tuple
+from packets.oracle import MAPPING_CLEARING, MAPPING_OPEN, MAPPING_OPENING, MARK_MAGIC, MARK_OPENS, Tuple
 from packets.sockets import IPPROTO_MPTCP, established, listening
 
 ALICE = Connection()
@@ -102,9 +102,13 @@ def test_so_is_another_vips(agent: Agent) -> None:
 
 
 def test_a_listener_may_get_a_connection(agent: Agent) -> None:
-    """The kernel makes none in a test run: it is asked, and refuses."""
+    """The kernel makes none in a test run: it is asked, and refuses. It may have dropped it: nothing has opened yet."""
+    agent.put_mapping(LOCAL_TUPLE, ALICE.reopened(ALICE.isn - 5_000_000))
     with listening():
         agent.drops("ingress", carried(FIRST, opens=True), "AGENT_DROP_REFUSED")
+    mapping = agent.mapping(LOCAL_TUPLE)
+    assert mapping is not None
+    assert (mapping["isn"], mapping["state"]) == (ALICE.isn, MAPPING_OPENING)
 
 
 def test_a_listener_with_mptcp_is_told_apart(agent: Agent) -> None:

@@ -181,9 +181,10 @@ def test_any_damaged_packet_leaves_by_exactly_one_door(router: Router, seed: int
         for _ in range(rng.randint(1, 4)):
             frame[rng.randrange(12, len(frame))] = rng.choice([0, 1, 0xFF, rng.randrange(256)])
         frame = frame[: rng.choice([len(frame), rng.randint(14, len(frame))])]
-        before = router.counters()
+        before = router.rows()
         done = router.object.programs["rauta_ingress"].test_run(bytes(frame))
-        (verdict, count), *others = router.grown(before).items()
+        ((vip, verdict), count), *others = router.grown_by_vip(before).items()
+        assert vip in router.counted_for(bytes(frame), verdict), frame.hex(" ")
         assert (count, others, done.retval) == (1, [], codes[verdict]), frame.hex(" ")
         if done.retval != XDP_TX:
             assert done.data == bytes(frame)

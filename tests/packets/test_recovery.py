@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,22 @@ def test_where_one_agent_is_silent_nobody_is(asked: World) -> None:
         asked.counts(segments_lost=times, flows_asked=times, flows_unanswered=times)
     for _ in range(3):
         asked.hear(WEB_2)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_nor_where_a_fallback_may_have_it(router: Router) -> None:
+    """It is not asked; what all backends deny may be its own."""
+    vips = router.object.maps["vips"]
+    before = vips.lookup(tables.vip_key(IPv4Address(VIP), 80))
+    vips.update(tables.vip_key(IPv4Address(VIP), 80), before | {"fallback": 4})
+    try:
+        with recovering(router) as one:
+            for times in (1, 2, 3):
+                one.lose()
+                one.deny(*AGENTS)
+                one.counts(segments_lost=times, flows_asked=times, flows_denied=times)
+    finally:
+        vips.update(tables.vip_key(IPv4Address(VIP), 80), before)
 
 
 @pytest.mark.usefixtures("hasty")

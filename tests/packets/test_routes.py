@@ -325,7 +325,7 @@ def test_a_path_that_collides_with_a_routes_hash_does_not_match(router: Router, 
     """The entry is found under the hash of /secret, but it is another path's."""
     router.route(Route("api", exact="/public"), Route("api", prefix="/public"), Route("web", prefix="/"))
     key = {"hash": oracle.path_hash(b"/secret"), "host": 1, "length": len("/secret"), "kind": kind}
-    router.object.maps["paths"].update(key, {"cluster": [2] + [0] * 9, "path": b"/public"})
+    router.object.maps["paths"].update(key, {"route": [1025] + [0] * 9, "path": b"/public"})
     requests.go_to("web", "/secret")
     requests.go_to("api", "/public")
 

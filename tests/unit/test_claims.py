@@ -11,6 +11,7 @@ import pytest
 from kept_runs import MACHINE, kept, latency, record
 
 from lab import claims, ledger, results, scenario, tables
+from lab.agreement import quantities
 from lab.claims import Claim, Finding, Status
 from lab.environment import REPOSITORY
 from lab.errors import UsageError
@@ -195,7 +196,8 @@ def test_a_claims_tests_are_measured_by_its_scenario(one: Claim) -> None:
         measure = fitting[0].measure[test.measure]
         subjects = measure.subjects(fitting[0].contenders)
         assert {test.of, test.ratio_to, test.over} - {None} <= set(subjects)
-        unit = "" if test.is_ratio else {"": measure.quantity, **measure.quantities}[test.quantity].unit
+        known = {"": measure.quantity, **quantities(measure, fitting[0].background)}
+        unit = "" if test.is_ratio else known[test.quantity].unit
         assert [bound.in_unit(unit) for bound in (test.min, test.max) if bound is not None]
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from rauta import references
 from rauta.config import Config, load_config
 from rauta.document import DocumentError, load_document
 from rauta.errors import RautaError
@@ -189,6 +190,15 @@ ONE_MISTAKE = [
         "11: vips[0].routes[1].cluster: 198.18.0.11 is reached on port",
     ),
 ]
+
+
+def test_more_routes_than_can_be_numbered_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number would run out of its bits, and the next route count as, and lead to, another one's."""
+    monkeypatch.setattr(references, "MAX_ROUTES", 3)
+    file.write_text(SHOP)
+    assert len(load_config(file).vips[0].routes) == 3
+    monkeypatch.setattr(references, "MAX_ROUTES", 2)
+    assert "4: vips: have 3 routes (allowed: at most 2 in all VIPs)" in mistakes(file, SHOP)
 
 
 @pytest.mark.parametrize(("old", "new", "said"), ONE_MISTAKE, ids=[f"{new.strip()}" for _, new, _ in ONE_MISTAKE])
@@ -380,16 +390,18 @@ def test_every_vip_finds_a_port_at_the_fallback(file: Path) -> None:
     assert told == ["4: fallback.port: VIP number 2 would have port 65536 (allowed: at most 65534 with 2 VIPs)"]
 
 
-def test_the_fallback_takes_the_place_of_one_backend(file: Path) -> None:
-    backends = "".join(
-        f"      - {{name: x{n}, address: 198.18.{8 + n // 250}.{1 + n % 250}, port: 1}}\n" for n in range(4094)
-    )
-    more = ("198.18.0.21, port: 8080}\n", "198.18.0.21, port: 8080}\n  - name: many\n    backends:\n" + backends)
-    without = "  - {name: web-2, address: 198.18.0.12, port: 8080, weight: 0}\n"
-    file.write_text(changed(more, ("    " + without, "")))
-    load_config(file)
-    (told,) = mistakes(file, changed(FALLBACK, more, ("    " + without, "")))
-    assert told.endswith("is the backend number 4096 (allowed: at most 4095 in all clusters, one less with a fallback)")
+def test_the_fallback_takes_the_place_of_one_backend() -> None:
+    backends = [
+        {"name": f"x{n}", "address": f"198.18.{8 + n // 250}.{1 + n % 250}", "port": 1, "weight": 1}
+        for n in range(4096)
+    ]
+    fields = {"version": 1, "encapsulation": {"source": "198.19.0.0/24"}, "vips": []}
+    fields["clusters"] = [{"name": "many", "backends": backends}]
+    Config.model_validate(fields)
+    with pytest.raises(ValidationError, match="is the backend number 4096") as caught:
+        Config.model_validate(fields | {"fallback": {"port": 8000}})
+    (error,) = caught.value.errors()
+    assert error["ctx"] == {"allowed": "at most 4095 in all clusters, one less with a fallback"}
 
 
 # ---- files ----------------------------------------------------------------------------------------------

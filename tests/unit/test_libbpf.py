@@ -246,6 +246,16 @@ def test_maps_of_programs_go_without_batches(sample: BpfObject) -> None:
         assert jumps.items_batch() == []
 
 
+def test_a_whole_array_as_it_lies_in_memory(sample: BpfObject) -> None:
+    numbers = sample.maps["numbers"]
+    numbers.update(3, 1 << 40)
+    raw = numbers.dump()
+    assert len(raw) == 8 * numbers.max_entries
+    assert raw[24:32] == (1 << 40).to_bytes(8, "little")
+    with pytest.raises(TypeError, match="is no array"):
+        sample.maps["records"].dump()
+
+
 @pytest.mark.parametrize("name", ["counters", "recent_counters"])
 def test_per_cpu_integers_are_listed_and_summed(sample: BpfObject, name: str) -> None:
     counters, cpus = sample.maps[name], _lib.possible_cpus()
@@ -291,6 +301,26 @@ def test_a_map_in_a_map_is_reached_by_programs(sample: BpfObject) -> None:
     assert tables.lookup(1) is None
     with pytest.raises(BpfError, match="using map 'inner_table_with_a_long_name'"):
         inner.lookup(0)
+
+
+def test_maps_say_what_memory_they_take(sample: BpfObject) -> None:
+    assert 8 * 65536 <= sample.maps["numbers"].memory() <= 8 * 65536 + 8192
+    with Map.create(MapType.ARRAY, "small", 4, 8, 100) as small:
+        assert 8 * 100 <= small.memory() <= 8 * 100 + 8192
+        before = small.memory()
+        small.update(7, 7)
+        assert small.memory() == before
+
+
+def test_a_map_of_maps_takes_the_memory_of_those_in_it(sample: BpfObject) -> None:
+    outer = sample.maps["tables"]
+    alone = outer.memory()
+    with Map.create(MapType.ARRAY, "inner", 4, 8, 8) as inner:
+        outer.update(0, inner)
+        taken = inner.memory()
+        assert outer.memory() == alone + taken
+        outer.update(1, inner)
+    assert outer.memory() == alone + taken, "one map, counted once"
 
 
 def test_an_inner_map_is_opened_by_its_id(sample: BpfObject) -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lab.errors import LabError
 from lab.histogram import Histogram
 from lab.interfaces import Watch
-from lab.measure import OpenLoop, Search, Wrk
+from lab.measure import Download, FirstSeconds, OpenLoop, Search, Wrk
 from lab.measure.load import on_all, shares
 from lab.measure.open_loop import resolved_rate
 from lab.measure.search import SearchInstrument
@@ -84,6 +84,24 @@ def test_references_that_answer_no_requests_are_not_asked() -> None:
 def test_the_generators_say_which_version_they_are() -> None:
     assert open_loop(rate=1).instrument.startswith("open_loop ")
     assert Wrk(layer="http", tool="wrk", cluster="web").instrument.startswith("wrk ")
+
+
+def test_every_download_has_a_connection_of_its_own_and_all_the_time_that_losses_take() -> None:
+    fields = {"layer": "http", "tool": "download", "cluster": "web", "rate": 10}
+    model = Download.model_validate(fields)
+    assert model.close
+    assert model.patience > 7  # a SYN that is lost three times
+    assert open_loop(rate=10).patience is None
+    assert {"resent", "probes", "timeouts", "needless", "late"} <= model.quantities.keys()
+    assert model.has_histogram
+    with pytest.raises(ValidationError, match="close"):
+        Download.model_validate({**fields, "close": False})
+
+
+def test_the_first_seconds_have_no_warm_up() -> None:
+    model = FirstSeconds(layer="http", tool="first-seconds", cluster="web", duration="3s")
+    assert model.seconds(warmup=1) == 3
+    assert model.quantities.keys() == {"mark", "resent", "probes", "timeouts", "needless"}
 
 
 # ---- clients ----------------------------------------------------------------------------------------------

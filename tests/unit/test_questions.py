@@ -158,6 +158,14 @@ def test_where_one_agent_is_silent_nobody_is_reset(questions: Questions[str]) ->
         assert question.waiting == {"web-2"}
 
 
+def test_nor_where_others_than_the_agents_may_have_it() -> None:
+    """The fallback, which is not asked."""
+    questions = Questions(AGENTS, elsewhere={SHOP})
+    for now in (100.0, 110.0, 120.0):
+        assert not denied_by_all(questions, now=now)
+    assert questions.remembered == 0
+
+
 def test_one_agent_that_denies_twice_is_one(questions: Questions[str]) -> None:
     denied_by_all(questions, now=100.0)
     question = asked(questions, now=110.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import plan, scenario
+from lab import bench, plan, scenario
 from lab.errors import UsageError
 from lab.scenario import Scenario
 from rauta.document import DocumentError
@@ -130,7 +130,51 @@ def test_parameters_are_filled_in_and_keep_their_type(folder: Path) -> None:
     assert scenario.load(path, overrides=["params.rounds=5"]).plan.rounds == 5
 
 
+BACKGROUND = """\
+params: {load: [none, cpu, both]}
+background:
+  - {cpu: 20%, at: {load: cpu}}
+  - {cpu: 30%, at: {load: both}}
+  - {idle: 7, cluster: api, at: {load: both}}
+  - {slow_readers: 3, cluster: api}
+measure:"""
+
+
+def test_background_load_is_only_in_the_cells_that_it_names(folder: Path) -> None:
+    path = folder / "quickstart.yaml"
+    spoil(path, "measure:", BACKGROUND)
+    cells = scenario.load_cells(path)
+    assert [[type(load).__name__ for load in cell.background] for cell in cells] == [
+        ["SlowReaders"],
+        ["Cpu", "SlowReaders"],
+        ["Cpu", "Idle", "SlowReaders"],
+    ]
+    assert len(bench.groups(cells)) == 3, "and each has a network of its own"
+
+
+def test_what_a_load_says_can_be_judged_where_it_is(folder: Path) -> None:
+    path = folder / "quickstart.yaml"
+    spoil(path, "measure:", BACKGROUND)
+    spoil(
+        path,
+        "metric: new-connection.median, of: rauta, ratio_to: direct",
+        "metric: keepalive.load.median, at: {load: cpu}",
+    )
+    assert scenario.load(path).targets[1].applies_to({"load": "cpu"})
+    spoil(path, "keepalive.load.median, at: {load: cpu}", "keepalive.load.median")
+    assert any("no measure makes 'keepalive.load.median'" in text for _, text in mistakes(path))
+
+
+def test_a_cell_that_a_load_names_must_be_there(folder: Path) -> None:
+    path = folder / "quickstart.yaml"
+    spoil(path, "measure:", BACKGROUND.replace("{load: cpu}", "{load: gpu}"))
+    found = [text for _, text in mistakes(path)]
+    assert found == ["background[0].at.load: no cell has the value 'gpu' (allowed: both, cpu, none)"]
+
+
 # ---- mistakes -----------------------------------------------------------------------------------------
+
+FLOOD = "background: [{syn_flood: 500k, cluster: api}]\nmeasure:"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +201,7 @@ def test_parameters_are_filled_in_and_keep_their_type(folder: Path) -> None:
         ),
         ("web: 2, api: 1}", "web: 2, api: 1, db: 1}", "topology.hosts.db", "(allowed: client, router, web, api)"),
         ("web: 2, api: 1}", "web: 2}", "topology.hosts", "'api' is missing (allowed: api: 1)"),
+        ("web: 2, api: 1}", "web: 2, api: 1, attacker: 2}", "topology.hosts.attacker", "2 attackers"),
         ("web: {nginx: {port: 8080,", "web: {nginx: {port: 8000,", "servers.web", "(allowed: port: 8080)"),
         (
             "contenders: [direct, rauta]",
@@ -205,6 +250,12 @@ def test_parameters_are_filled_in_and_keep_their_type(folder: Path) -> None:
             "targets[0].over",
             "ratio_to or over",
         ),
+        ("measure:", FLOOD, "background[0].syn_flood", "no attacker to send it (allowed: topology.hosts: {attacker: 1"),
+        ("measure:", FLOOD.replace("500k", "much"), "background[0].syn_flood", "'much' is not so many a second"),
+        ("measure:", FLOOD.replace("api}", "db}"), "background[0].cluster", "(allowed: web, api)"),
+        ("measure:", "background: [{cpu: 0%}]\nmeasure:", "background[0].cpu", "is out of range"),
+        ("measure:", "background: [{noise: loud}]\nmeasure:", "background[0]", "idle, slow_readers, syn_flood, cpu"),
+        ("measure:", "background: [{cpu: 5%, at: {x: 1}}]\nmeasure:", "background[0].at.x", "no `params`"),
         ("{rounds: 10,", "{rounds: '${cycles}',", "plan.rounds", "no parameter is called 'cycles'"),
         ("timing: off}", "timing: off, params: {x: 1}}", "profiles.smoke.params.x", "the scenario has no `params`"),
         (
@@ -224,6 +275,16 @@ def test_a_mistake_is_named_with_line_field_and_remedy(
     assert found, mistakes(path)
     assert words in found[0][1]
     assert found[0][0] == expected
+
+
+def test_a_flood_is_for_who_counts_what_he_answers(folder: Path) -> None:
+    path = folder / "quickstart.yaml"
+    spoil(path, "measure:", FLOOD)
+    spoil(path, "api: 1}", "api: 1, attacker: 1}")
+    (found,) = [text for _, text in mistakes(path)]
+    assert found == (
+        "background[0].syn_flood: direct does not count the SYNs that it answers (allowed: contenders: [rauta])"
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,6 +348,21 @@ def test_the_drawing_names_every_host_and_address() -> None:
     ):
         assert words in drawing
     assert len(drawing.splitlines()) == 5
+
+
+def test_an_attacker_stands_on_the_switch_that_everybody_is_on(folder: Path) -> None:
+    path = folder / "quickstart.yaml"
+    spoil(path, "web: 2, api: 1}", "web: 2, api: 1, attacker: 1}")
+    drawing = plan.draw(scenario.load(path))
+    assert "198.18.202.1" in drawing
+    assert "attacks, from 198.19.128.0/17" in drawing
+    line = spoil(path, "kind: one-armed", "kind: two-armed") + 1
+    assert mistakes(path) == [
+        (
+            line,
+            "topology.hosts.attacker: an attacker cannot be reached in a two-armed network (allowed: kind: one-armed)",
+        )
+    ]
 
 
 def test_a_plan_without_timing_takes_less_time() -> None:

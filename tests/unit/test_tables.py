@@ -182,18 +182,33 @@ def test_wildcards_are_names_with_a_dot_in_front_and_the_vip_knows_their_labels(
     assert content.hosts[0][0]["hash"] == tables.words_hash(KEY, ".shop.test")
 
 
-def test_paths_lead_to_clusters_by_method() -> None:
-    web, api, admin = 1, 2, 3
+def test_paths_lead_to_routes_and_their_clusters_by_method() -> None:
+    def route(number: int, cluster: int) -> int:
+        return (number + 1) * 1024 + cluster
+
+    web, api, admin = range(3)
     exact, prefix = 0, 1
     anything = [0] * 9
+    get, post = contract.Method.GET, contract.Method.POST
+    by_method = [route(0, api), *anything]
+    by_method[post] = route(1, web)
+    got = [0, *anything]
+    got[get] = route(2, web)
     assert by_key(tables.router_tables(configuration(), KEY).paths) == {
-        (0x9508D03D9690D56F, 1, 4, prefix): {"cluster": [api, 0, 0, web, 0, 0, 0, 0, 0, 0], "path": b"/api"},
-        (0x00644EA93F629589, 1, 1, exact): {"cluster": [web, *anything], "path": b"/"},
-        (0x826AA016597AA0C8, 2, 3, exact): {"cluster": [0, web, 0, 0, 0, 0, 0, 0, 0, 0], "path": b"/a/"},
-        (KEY, 2, 0, prefix): {"cluster": [api, *anything], "path": b""},
-        (0x016DB5AE365EA85A, 2, 4, prefix): {"cluster": [web, *anything], "path": b"/a/b"},
-        (KEY, 3, 0, prefix): {"cluster": [admin, *anything], "path": b""},
+        (0x9508D03D9690D56F, 1, 4, prefix): {"route": by_method, "path": b"/api"},
+        (0x00644EA93F629589, 1, 1, exact): {"route": [route(5, web), *anything], "path": b"/"},
+        (0x826AA016597AA0C8, 2, 3, exact): {"route": got, "path": b"/a/"},
+        (KEY, 2, 0, prefix): {"route": [route(3, api), *anything], "path": b""},
+        (0x016DB5AE365EA85A, 2, 4, prefix): {"route": [route(4, web), *anything], "path": b"/a/b"},
+        (KEY, 3, 0, prefix): {"route": [route(6, admin), *anything], "path": b""},
     }
+
+
+def test_the_last_route_and_the_last_cluster_fit_into_an_entry() -> None:
+    """And the first ones are not taken for none."""
+    last = contract.MAX_ROUTES << contract.ROUTE_CLUSTER_BITS | contract.MAX_CLUSTERS - 1
+    assert tables.path_route(contract.MAX_ROUTES - 1, contract.MAX_CLUSTERS - 1) == last == 2**32 - 1
+    assert tables.path_route(0, 0) == 1024
 
 
 def test_the_deepest_prefix_has_the_last_bit() -> None:

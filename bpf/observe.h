@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the router notes about a packet once its verdict is known: it decides nothing. */
+#pragma once
+
+#include "class.h"
+#include "events.h"
+#include "latency.h"
+#include "observer.h"
+#include "packet.h"
+#include "verdict.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1); /* the loader sets how many routes there are */
+	__type(key, __u32);
+	__type(value, __u64);
+} route_requests SEC(".maps");
+
+static __always_inline void count_request(const __u32 *route)
+{
+	__u64 *requests = bpf_map_lookup_elem(&route_requests, route);
+
+	if (requests)
+		*requests += 1;
+}
+
+static const struct outcome nothing_known = { .route = NO_ROUTE_NUMBER, .backend = NO_BACKEND };
+
+/* Some of it only events tell. */
+static __always_inline void note_outcome(struct outcome *outcome, const struct segment *segment)
+{
+	outcome->vip = segment->vip ? segment->vip->id : 0;
+	outcome->route = route_number(segment->route);
+	outcome->leaves = segment->leaves;
+	if (!event_interval)
+		return;
+	outcome->tuple = segment->tuple;
+	outcome->backend = segment->backend;
+}
+
+/* `start`: what start_timing said. Map keys are where they are already, not on the stack. */
+static __always_inline void observe(const struct outcome *outcome, enum verdict verdict, __u64 start)
+{
+	count(&outcome->vip, verdict);
+	if (is_routed(verdict))
+		count_request(&outcome->route);
+	if (start)
+		note_time(class_of(verdict), start);
+	offer_event(outcome, verdict);
+}

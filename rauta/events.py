@@ -1,0 +1,104 @@
+"""Events of a router: what became of single packets, as they happen.
+
+    router = Router.load(config, keys, observation=Observation(events=EventRates()))
+    with EventReader(router) as reader:
+        for event in reader.poll(1000):
+            print(event)
+
+How many there are is up to `EventRates`; `Router.event_counts` says how many there might have been.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from types import TracebackType
+from typing import Any, Self
+
+from rauta import tables
+from rauta.bpf import RingBuffer
+from rauta.config import Route
+from rauta.errors import RautaError
+from rauta.router import Router
+
+__all__ = ["Event", "EventReader"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What became of one packet of a client to a VIP.
+
+    `time_ns` is of CLOCK_MONOTONIC, as `time.monotonic_ns`. Of a fragment, ports are 0 and `vip` is "". `route` is the
+    one that the request in the packet has found, if there was one; `backend` the name of the one that the packet was to
+    go to, if any; `verdict` says whether it did.
+    """
+
+    time_ns: int
+    client: IPv4Address
+    client_port: int
+    server: IPv4Address
+    server_port: int
+    verdict: str
+    vip: str
+    route: Route | None
+    backend: str | None
+    cpu: int
+
+
+class EventReader:
+    """The one reader of a router's events, until `close`. RautaError if the router tells none."""
+
+    def __init__(self, router: Router) -> None:
+        if router.observation.events is None:
+            advice = "Load it with Observation(events=EventRates())."
+            raise RautaError("reading events", "this router tells no events", advice)
+        config, btf = router.config, router.object.btf
+        self._layout = btf.struct("event")
+        self._verdicts = {number: name for name, number in btf.enum("verdict").items()}
+        self._vips = ("", *(vip.name for vip in config.vips))
+        self._routes = dict(enumerate(route for vip in config.vips for route in vip.routes))
+        self._backends = {index: name for name, index in tables.backend_indices(config).items()}
+        self._ring = RingBuffer(router.object.maps["events"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when events are waiting, for `select` and event loops."""
+        return self._ring.fileno()
+
+    def poll(self, timeout_ms: int) -> list[Event]:
+        """Waits for events, at most so long (0: not at all, -1: for ever), and returns all that are there.
+
+        Those of one CPU are in the order of their packets.
+        """
+        waiting = select.poll()
+        waiting.register(self._ring, select.POLLIN)
+        waiting.poll(timeout_ms)
+        return [self._event(self._layout.unpack(record)) for record in self._ring.read()]
+
+    def close(self) -> None:
+        """Stops reading; safe to repeat. Events go on filling the buffer until it is full."""
+        self._ring.close()
+
+    def _event(self, fields: dict[str, Any]) -> Event:
+        four, verdict = fields["tuple"], fields["verdict"]
+        return Event(
+            time_ns=fields["time"],
+            client=tables.address(four["client"]),
+            client_port=socket.ntohs(four["client_port"]),
+            server=tables.address(four["server"]),
+            server_port=socket.ntohs(four["server_port"]),
+            verdict=self._verdicts.get(verdict, str(verdict)),
+            vip=self._vips[fields["vip"]],
+            route=self._routes.get(fields["route"]),
+            backend=self._backends.get(fields["backend"]),
+            cpu=fields["cpu"],
+        )
