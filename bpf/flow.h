@@ -33,8 +33,8 @@ struct {
 
 const volatile __u32 flow_sets = 16384; /* the same number */
 
-#define LOCK_ATTEMPTS 64 /* about 1 us */
 #define EMPTY_AGE 0x1000 /* more than any */
+#define LOCK_ATTEMPTS 64 /* about 1 us */
 
 struct entry {
 	struct flow_set *set;

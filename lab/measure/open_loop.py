@@ -155,7 +155,7 @@ class OpenLoopInstrument:
 
     def _run(self, rate: float, to: tuple[Any, int], scale: int, number: int, client: Host) -> dict[str, Any]:
         model = self.model
-        limits = {} if model.patience is None else {"timeout": model.patience, "drain": model.patience}
+        patience = {} if model.patience is None else {"timeout": model.patience, "drain": model.patience}
         return generate(
             client,
             to,
@@ -170,7 +170,7 @@ class OpenLoopInstrument:
             host=model.host,
             path=model.path,
             body=model.body,
-            **limits,
+            **patience,
         )
 
 

@@ -70,6 +70,15 @@ def test_of_those_that_were_silent_equally_long_not_always_the_same_goes(router:
         assert all(router.flow(one) is not None for one in new[: number + 1])
 
 
+def test_who_has_said_nothing_since_he_came_goes_before_those_who_have(router: Router) -> None:
+    *connections, last = neighbours(oracle.FLOW_WAYS + 1)
+    crowd(router, connections)
+    for connection in connections[:-1]:
+        say_something(router, connection)
+    crowd(router, [last])
+    assert [router.flow(connection) is not None for connection in connections] == [True] * 7 + [False]
+
+
 def test_a_word_is_noted_once_for_each_new_neighbour(router: Router) -> None:
     """The set's cache line is written by the connections' packets only then."""
     one, other = neighbours(2)
@@ -111,54 +120,6 @@ def test_tuples_that_differ_in_one_number_are_different_flows(router: Router) ->
     ]
     for segment in others:
         router.drops(segment, "DROP_NO_FLOW")
-
-
-# ---- a set that another CPU is writing to ---------------------------------------------------------------
-
-WRITERS = {
-    "first request": (ALICE.reopened(ALICE.isn + 5000).data(HEAD), {}),
-    "later request": (ALICE.later(HEAD, len(HEAD)), {}),
-    "SYN": (ALICE.reopened(ALICE.isn + 5000).syn(), {}),
-    "end": (ALICE.fin(at=len(HEAD), acked=300), {}),
-    "more behind an answer": (
-        ALICE.data(b"x", at=len(HEAD)),
-        {"state": oracle.FLOW_ANSWERED},
-    ),
-    "first request that is answered": (ALICE.reopened(ALICE.isn + 5000).data(request("//")), {}),
-}
-
-
-@pytest.mark.parametrize(("segment", "changes"), WRITERS.values(), ids=WRITERS)
-def test_what_cannot_be_noted_does_not_leave(router: Router, segment: Segment, changes: dict[str, int]) -> None:
-    """It comes again. What left without being noted might be followed by what is then taken for something else."""
-    before = entry(ALICE.data(HEAD), "web", "web-1", **changes)
-    router.put_flow(ALICE, **before)
-    lock(router, ALICE)
-    code, _ = router.run("rauta_ingress", segment, "DROP_NO_ROOM")
-    assert code == XDP_DROP
-    assert router.flow(ALICE) == before
-
-
-def test_who_only_reads_does_not_wait(router: Router) -> None:
-    known(router, ALICE)
-    lock(router, ALICE)
-    router.forwards(ALICE.ack(at=len(HEAD), acked=300), "FORWARDED", "web-1")
-    router.forwards(ALICE.data(HEAD), "FORWARDED_AGAIN", "web-1", opens=True)
-
-
-def test_every_writer_unlocks(router: Router) -> None:
-    number, _ = oracle.flow_place(ALICE.tuple, FLOW_SETS)
-    for segment, changes in WRITERS.values():
-        router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1", **changes))
-        router.object.programs["rauta_ingress"].test_run(bytes(segment))
-        assert router.object.maps["flows"].lookup(number)["lock"] == 0
-
-
-def lock(router: Router, connection: Connection) -> None:
-    """Leaves the set of a connection locked, as if a CPU had stopped while it wrote there."""
-    number, _ = oracle.flow_place(connection.tuple, FLOW_SETS)
-    flow_set = router.object.maps["flows"].lookup(number)
-    router.object.maps["flows"].update(number, flow_set | {"lock": 1})
 
 
 # ---- under pressure -------------------------------------------------------------------------------------
@@ -211,3 +172,51 @@ def test_the_newest_connection_is_not_the_first_to_go(router: Router) -> None:
         crowd(router, [connection])
         newest = connections[max(0, number + 1 - WAYS) : number + 1]
         assert all(router.flow(one) is not None for one in newest)
+
+
+# ---- a set that another CPU is writing to ---------------------------------------------------------------
+
+WRITERS = {
+    "first request": (ALICE.reopened(ALICE.isn + 5000).data(HEAD), {}),
+    "later request": (ALICE.later(HEAD, len(HEAD)), {}),
+    "SYN": (ALICE.reopened(ALICE.isn + 5000).syn(), {}),
+    "end": (ALICE.fin(at=len(HEAD), acked=300), {}),
+    "more behind an answer": (
+        ALICE.data(b"x", at=len(HEAD)),
+        {"state": oracle.FLOW_ANSWERED},
+    ),
+    "first request that is answered": (ALICE.reopened(ALICE.isn + 5000).data(request("//")), {}),
+}
+
+
+@pytest.mark.parametrize(("segment", "changes"), WRITERS.values(), ids=WRITERS)
+def test_what_cannot_be_noted_does_not_leave(router: Router, segment: Segment, changes: dict[str, int]) -> None:
+    """It comes again. What left without being noted might be followed by what is then taken for something else."""
+    before = entry(ALICE.data(HEAD), "web", "web-1", **changes)
+    router.put_flow(ALICE, **before)
+    lock(router, ALICE)
+    code, _ = router.run("rauta_ingress", segment, "DROP_NO_ROOM")
+    assert code == XDP_DROP
+    assert router.flow(ALICE) == before
+
+
+def test_who_only_reads_does_not_wait(router: Router) -> None:
+    known(router, ALICE)
+    lock(router, ALICE)
+    router.forwards(ALICE.ack(at=len(HEAD), acked=300), "FORWARDED", "web-1")
+    router.forwards(ALICE.data(HEAD), "FORWARDED_AGAIN", "web-1", opens=True)
+
+
+def test_every_writer_unlocks(router: Router) -> None:
+    number, _ = oracle.flow_place(ALICE.tuple, FLOW_SETS)
+    for segment, changes in WRITERS.values():
+        router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1", **changes))
+        router.object.programs["rauta_ingress"].test_run(bytes(segment))
+        assert router.object.maps["flows"].lookup(number)["lock"] == 0
+
+
+def lock(router: Router, connection: Connection) -> None:
+    """Leaves the set of a connection locked, as if a CPU had stopped while it wrote there."""
+    number, _ = oracle.flow_place(connection.tuple, FLOW_SETS)
+    flow_set = router.object.maps["flows"].lookup(number)
+    router.object.maps["flows"].update(number, flow_set | {"lock": 1})

@@ -20,7 +20,7 @@ from rauta.bpf import RingBuffer
 ALICE = Connection()
 HEAD = request("/")
 AFTER = len(HEAD)
-RATE, BURST = 5, 5
+RATE, BURST = 1, 5
 """events a second, slow enough that none becomes due while a test runs, and events at once"""
 INTERVAL = 1_000_000_000 // RATE
 
@@ -131,8 +131,9 @@ def test_each_takes_one_out_of_the_bucket(asking: Router, lost: RingBuffer, left
 
 
 def test_what_is_refused_takes_none(asking: Router) -> None:
-    drained(asking, 0)
-    bucket, before = asking.object.maps["lost_bucket"].lookup(0), asking.counters()
+    before = asking.counters()
+    drained(asking, -5)
+    bucket = asking.object.maps["lost_bucket"].lookup(0)
     asking.object.programs["rauta_ingress"].test_run(bytes(ALICE.ack(AFTER)), repeat=1000)
     assert asking.grown(before) == {"DROP_NO_FLOW": 1000}
     assert asking.object.maps["lost_bucket"].lookup(0) == bucket
@@ -147,15 +148,15 @@ def test_a_bucket_that_stood_for_long_holds_a_burst_and_no_more(asking: Router, 
 
 
 def test_over_time_it_is_the_rate(asking: Router) -> None:
-    """In test runs of many packets each: a flood of half a second, in which two become due."""
+    """In test runs of many packets each: a flood of a good second, in which one becomes due."""
     program, segment = asking.object.programs["rauta_ingress"], bytes(ALICE.ack(AFTER))
     before, started = asking.counters(), time.monotonic()
-    while time.monotonic() - started < 0.5:
+    while time.monotonic() - started < 1.1:
         program.test_run(segment, repeat=10_000)
     seconds = time.monotonic() - started
     grown = asking.grown(before)
     assert grown["DROP_NO_FLOW"] > 10_000
-    assert BURST + 2 <= grown["DROP_ASKED"] <= BURST + RATE * seconds + 1
+    assert BURST + 1 <= grown["DROP_ASKED"] <= BURST + RATE * seconds + 1
 
 
 def test_where_nobody_reads_the_ring_fills_and_that_is_all(asking: Router) -> None:
