@@ -32,7 +32,7 @@ class Event:
 
     `time_ns` is of CLOCK_MONOTONIC, as `time.monotonic_ns`. Of a fragment, ports are 0 and `vip` is "". `route` is the
     one that the request in the packet has found, if there was one; `backend` the name of the one that the packet was to
-    go to, if any; `verdict` says whether it did.
+    go to, if any (the fallback has none); `verdict` says whether it did.
     """
 
     time_ns: int
