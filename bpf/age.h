@@ -62,7 +62,8 @@ __noinline __u32 handshake_age(struct xdp_md *ctx, __u32 header_length)
 	return age - 1 < AGE_LONG ? age : AGE_LONG;
 }
 
-static __always_inline __u16 opening_id(struct xdp_md *ctx, const struct segment *segment)
+/* `is_new`: OUTER_ID_NEW, or 0. */
+static __always_inline __u16 opening_id(struct xdp_md *ctx, const struct segment *segment, __u16 is_new)
 {
-	return outer_id_opening(handshake_age(ctx, segment->header_length));
+	return is_new | outer_id_opening(handshake_age(ctx, segment->header_length));
 }

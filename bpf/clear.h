@@ -16,6 +16,7 @@
 #pragma once
 
 #include "checksum.h"
+#include "consumed.h"
 #include "socket.h"
 #include "translate.h"
 
@@ -51,6 +52,22 @@ static __always_inline int mark_round(struct __sk_buff *skb, __u32 what)
 		return -1;
 	skb->mark = MARK_MAGIC | what | (attempts + 1);
 	return 0;
+}
+
+/* The connection's own socket ends, and what its client sends to it is reset, in the VIP's name: the mapping stays. It
+ * opens no more. */
+static __always_inline enum verdict end_socket(struct __sk_buff *skb, struct bpf_sock *sk, const struct tuple *local,
+					       struct mapping *mapping)
+{
+	struct headers headers;
+	__u32 next;
+
+	if (next_expected(sk, &next))
+		return AGENT_DROP_CONFLICT;
+	consume(local, mapping);
+	if (remember(local, mapping, MAPPING_OPEN))
+		return AGENT_DROP_REFUSED;
+	return !find_headers(skb, &headers) || write_reset(skb, &headers, next) ? AGENT_DROP_MALFORMED : AGENT_ENDING;
 }
 
 static __always_inline enum verdict clear_socket(struct __sk_buff *skb, struct bpf_sock *sk,

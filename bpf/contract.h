@@ -40,20 +40,22 @@
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
  *
- *   15                        1   0
+ *   15    14                  1   0
  *  | cookie's bits 31..17      |  0  |
- *  | age of the handshake, ms  |  1  |  carries the first request
+ *  | new | age of handshake, ms |  1  |  carries the first request
  *
  * Hints, never a permission: the cookie is that. The lowest bit saves the agent a cookie check on every other
  * packet. The others say of a later packet which connection the router takes it to be of, so that one which comes
  * before its first request does not count as one of the tuple's last connection; of a first request, how long ago
- * the router answered the SYN (age.h), for the backend's kernel to know the round trip.
+ * the router answered the SYN (age.h), for the backend's kernel to know the round trip, and whether the router has
+ * routed it as a new connection's, knowing of no earlier one (first.h).
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
 #define OUTER_ID_CONNECTION 0xfffe
 #define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
+#define OUTER_ID_NEW	0x8000
 #define outer_id_opening(age) ((__u16)((age) << 1 | OUTER_ID_OPENS))
-#define AGE_LONG	0x7fff	/* that long, or longer; 0: not known */
+#define AGE_LONG	0x3fff	/* that long, or longer; 0: not known */
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *
@@ -104,6 +106,7 @@ struct vip {
 	__u32 no_route;		/* enum no_route_answer */
 	__u32 wildcards;	/* bit n: there is a host "*." with n labels behind it */
 	__u32 fallback;		/* index of the fallback among the backends + 1; 0: there is none */
+	__u32 strict;		/* not 0: a path of its routes has bytes that can be spelled in another way, see http.h */
 };
 
 enum host_kind {
@@ -330,7 +333,9 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
 	__u16 age;		/* of the handshake, as the router has said; for opening only */
-	__u16 reserved;
+	__u16 is_new;		/* OUTER_ID_NEW, if the packet has it; of the packet only */
+	__u32 reserved;
+	__u64 first;		/* digest of the connection's first data: like head_digest(), of up to 2,048 bytes */
 };
 
 /*
@@ -438,6 +443,8 @@ enum verdict {
 	AGENT_DELIVERED,		/* later packet, translated */
 	AGENT_NO_LISTENER,		/* first request, nobody listens: the kernel refuses it with an RST */
 	AGENT_CLEARING,			/* turned into a reset for an old socket; a clone goes round behind it */
+	AGENT_ENDING = 136,		/* turned into a reset for the connection's own socket: the router, which has lost its
+					 * entry, has routed something else than the socket has had (first.h) */
 	AGENT_DELIVERED_ICMP = 135,	/* "fragmentation needed" about what the server sent, translated */
 
 	/* Agent, ingress: dropped */

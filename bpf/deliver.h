@@ -4,6 +4,7 @@
 
 #include "ask.h"
 #include "cookie.h"
+#include "first.h"
 #include "learn.h"
 #include "open.h"
 #include "translate.h"
@@ -122,7 +123,9 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 	mapping.vip_port = key.port;
 	mapping.isn = arrival.seq - 1;
 	mapping.cookie = arrival.ack - 1;
-	mapping.age = id >> 1;
+	mapping.age = id >> 1 & AGE_LONG;
+	mapping.is_new = id & OUTER_ID_NEW;
+	mapping.first = first_digest(skb, ETH_LENGTH + IP_LENGTH + arrival.header_length, arrival.length);
 	return open_connection(skb, tuple, &mapping, arrival.header_length);
 }
 
@@ -143,6 +146,7 @@ static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
 	if (!known || !same_connection(known, &mapping))
 		return AGENT_DROP_UNOPENED;
 	mapping = *known;
+	mapping.is_new = 0;
 	return open_connection(skb, &arrival.tuple, &mapping, arrival.header_length);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A keyed digest of a request head: what the router has routed must be what the backend gets, however often
- * and however changed the client sends it again.
+ * A keyed digest of what a client has said: of request heads in the router, since what it has routed must be what the
+ * backend gets, however often and however changed it is sent again; and of a connection's first data in the agent.
  *
  * Defined in contract.h. Multilinear hashing in its halved form (D. Lemire, O. Kaser, "Strongly universal
  * string hashing is fast", The Computer Journal 57, 2014), twice with keys shifted by one pair as in UMAC
@@ -11,8 +11,7 @@
  */
 #pragma once
 
-#include "fields.h"
-#include "scratch.h"
+#include "kernel.h"
 
 const volatile __u64 digest_keys[DIGEST_KEYS];
 
@@ -30,15 +29,7 @@ static __always_inline void digest_word(struct digest *digest, __u32 number, __u
 	digest->high += (key[2] + first) * (key[3] + second);
 }
 
-/* Of the first `length` bytes of scratch.head. */
-static __always_inline __u64 head_digest(const struct scratch *scratch, __u32 length)
+static __always_inline __u64 digest_value(const struct digest *digest)
 {
-	struct digest digest = {};
-	__u32 words = length / 8 & (MAX_WORDS - 1), i;
-
-	for (i = 0; i < words; i++)
-		digest_word(&digest, i & (MAX_WORDS - 1), word_at(scratch, 8 * i));
-	if (length % 8)
-		digest_word(&digest, words, swar_first(word_at(scratch, 8 * words), length % 8));
-	return digest.low >> 32 | (digest.high & 0xffffffff00000000ULL);
+	return digest->low >> 32 | (digest->high & 0xffffffff00000000ULL);
 }

@@ -8,8 +8,8 @@
  * '*' of OPTIONS, another version than 1.0 and 1.1, no Host (1.1) or two, a Host that is not letters,
  * digits, '-', '.' and '_' with or without a port, two Content-Lengths or one that is not a number,
  * Content-Length with Transfer-Encoding, and in paths: an empty, "." or ".." segment, a raw '#', '\' or
- * byte outside 0x21..0x7e, and an escape (%2e, %41 ...) that stands for a character which servers decode to
- * something that would have matched another route. 411 for Transfer-Encoding: where the next request starts
+ * byte outside 0x21..0x7e, "." and ".." with a parameter ("..;"), and an escape (%2e, %41 ...) that stands for a
+ * character which servers decode to something that would have matched another route. 411 for Transfer-Encoding: where the next request starts
  * must be known. 501 for Upgrade and CONNECT, behind which there may be no further request. 431 when the head does not
  * end inside its packet, 414 and 413 for what exceeds MAX_PATH and 2^31. Where there is a fallback, it gets
  * the connection instead (ingress.bpf.c).
@@ -21,6 +21,19 @@
 #include "hash.h"
 #include "scratch.h"
 #include "verdict.h"
+
+/* The digest of the first `length` bytes of scratch.head. */
+static __always_inline __u64 head_digest(const struct scratch *scratch, __u32 length)
+{
+	struct digest digest = {};
+	__u32 words = length / 8 & (MAX_WORDS - 1), i;
+
+	for (i = 0; i < words; i++)
+		digest_word(&digest, i & (MAX_WORDS - 1), word_at(scratch, 8 * i));
+	if (length % 8)
+		digest_word(&digest, words, swar_first(word_at(scratch, 8 * words), length % 8));
+	return digest_value(&digest);
+}
 
 /* The method that `word` starts with, including its space; 0 if none. *length: bytes of both. */
 static __always_inline enum method method_of(__u64 word, __u32 *length)
@@ -67,32 +80,79 @@ static __always_inline int hex_digit(__u8 byte)
 	return byte >= 'a' && byte <= 'f' ? byte - 'a' + 10 : -1;
 }
 
-/* Is the escape at `at` ("%41") the only way to write its character? Unreserved characters (RFC 3986, 2.3),
- * '/', '\' and controls are not. */
-static __always_inline int escape_is_needed(const struct scratch *scratch, __u32 at)
+static __always_inline int is_unreserved(__u8 byte) /* RFC 3986, 2.3 */
 {
-	int high = hex_digit(byte_at(scratch, at + 1)), low = hex_digit(byte_at(scratch, at + 2));
-	__u8 byte = high << 4 | low, letter = byte | 0x20;
+	__u8 letter = byte | 0x20;
+
+	return (letter >= 'a' && letter <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' || byte == '.' ||
+	       byte == '_' || byte == '~';
+}
+
+/* May stand in a path as it is, besides unreserved characters (RFC 3986, 3.3: sub-delims, ':' and '@'). */
+static __always_inline int is_reserved(__u8 byte)
+{
+	return byte == '!' || byte == '$' || (byte >= '&' && byte <= ',') || byte == ':' || byte == ';' ||
+	       byte == '=' || byte == '@';
+}
+
+/* Is the escape at `at` ("%41") the only way to write its character? Unreserved characters, '/', '\' and controls
+ * are not; where it has to be the only spelling, either, reserved ones and small hex digits are not. */
+static __always_inline int escape_is_needed(const struct scratch *scratch, __u32 at, __u32 strict)
+{
+	__u8 first = byte_at(scratch, at + 1), second = byte_at(scratch, at + 2);
+	int high = hex_digit(first), low = hex_digit(second);
+	__u8 byte = high << 4 | low;
 
 	if (high < 0 || low < 0 || byte < 0x20 || byte == 0x7f || byte == '/' || byte == '\\')
 		return 0;
-	return !((letter >= 'a' && letter <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' ||
-		 byte == '.' || byte == '_' || byte == '~');
+	if (strict && (first >= 'a' || second >= 'a' || is_reserved(byte)))
+		return 0;
+	return !is_unreserved(byte);
 }
 
-__noinline int escapes_are_needed(__u32 start, __u32 end)
+/* Behind a "." or ".." that is a whole segment but for what follows. */
+static __always_inline int is_behind_dots(const struct scratch *scratch, __u32 at)
 {
-	const struct scratch *scratch = get_scratch();
+	__u32 before = byte_at(scratch, at - 2) == '.' ? 3 : 2;
+
+	return byte_at(scratch, at - 1) == '.' && byte_at(scratch, at - before) == '/';
+}
+
+/* "%3b", or ';' itself: behind it, some servers see a parameter of the segment, and drop it first. */
+static __always_inline int is_semicolon(const struct scratch *scratch, __u32 at)
+{
+	return byte_at(scratch, at) == ';' ||
+	       (pair_at(scratch, at) == ('%' | '3' << 8) && (byte_at(scratch, at + 2) | 0x20) == 'b');
+}
+
+static __always_inline int is_spelled_so(const struct scratch *scratch, __u32 at, __u32 strict)
+{
+	__u8 byte = byte_at(scratch, at);
+
+	if (is_semicolon(scratch, at) && is_behind_dots(scratch, at))
+		return 0;
+	if (byte == '%')
+		return escape_is_needed(scratch, at, strict);
+	return !strict || byte == '/' || is_unreserved(byte) || is_reserved(byte);
+}
+
+/*
+ * Is the path spelled in the one way in which routes are compared? Byte by byte, but most paths need no such look.
+ * `strict`: routes of the VIP have paths that can be spelled otherwise (rauta/paths.py), and a request that does so
+ * must not get past them to a shorter prefix. bpf_loop callback; returns 1 behind the path, and when it is refused.
+ */
+static long check_spelling(__u32 index, void *context)
+{
+	struct scratch *scratch = get_scratch();
+	struct path_reader *reader;
 
 	if (!scratch)
-		return 0;
-	for (__u32 i = 0; i < MAX_PATH; i++) {
-		if (start + i >= end)
-			return 1;
-		if (byte_at(scratch, start + i) == '%' && !escape_is_needed(scratch, start + i))
-			return 0;
-	}
-	return 1;
+		return 1;
+	reader = &scratch->path;
+	if (reader->start + index >= reader->at)
+		return 1;
+	reader->bad = !is_spelled_so(scratch, reader->start + index, reader->strict);
+	return !!reader->bad;
 }
 
 static __always_inline void note_prefix(struct scratch *scratch, __u32 depth, __u64 hash, __u32 length)
@@ -145,7 +205,7 @@ static long read_path_word(__u32 index, void *context)
 	stop = swar_below(word, 0x21) | swar_equal(word, '/') | swar_equal(word, '?');
 	text = stop ? word & swar_before(stop) : word;
 	reader->bad |= forbidden(text);
-	reader->escaped |= swar_equal(text, '%');
+	reader->special |= swar_equal(text, '%') | swar_equal(text, ';');
 	if (!stop) {
 		reader->hash = hash_mix(reader->hash, text);
 		reader->at += 8;
@@ -161,7 +221,8 @@ static long read_path_word(__u32 index, void *context)
  * The path, from its first '/' at `start`: hash, prefixes, length. Returns where it stopped (' ' or '?', or
  * something illegal), or 0 when the path is refused for *verdict.
  */
-static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, enum verdict *verdict)
+static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, __u32 strict,
+				       enum verdict *verdict)
 {
 	struct path_reader *reader = &scratch->path;
 	struct request *request = &scratch->request;
@@ -169,6 +230,7 @@ static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, enu
 	__builtin_memset(reader, 0, sizeof(*reader));
 	reader->hash = route_key;
 	reader->start = start;
+	reader->strict = strict;
 	reader->segment = reader->at = start + 1;
 	note_prefix(scratch, 0, route_key, 0);
 	bpf_loop(MAX_PATH + 1, read_path_word, NULL, 0);
@@ -179,7 +241,9 @@ static __always_inline __u32 read_path(struct scratch *scratch, __u32 start, enu
 		*verdict = TX_URI_TOO_LONG;
 		return 0;
 	}
-	if (reader->bad || (reader->escaped && !escapes_are_needed(start, reader->at))) {
+	if (!reader->bad && (reader->special || strict))
+		bpf_loop(MAX_PATH, check_spelling, NULL, 0);
+	if (reader->bad) {
 		*verdict = TX_BAD_REQUEST;
 		return 0;
 	}
@@ -260,7 +324,8 @@ __noinline __u32 read_other_target(__u32 at)
 }
 
 /* Returns 0 and *end behind the line, or the verdict on a request that is refused. */
-static __always_inline __u32 read_request_line(struct scratch *scratch, __u32 length, __u32 *end)
+static __always_inline __u32 read_request_line(struct scratch *scratch, __u32 length, __u32 strict,
+					       __u32 *end)
 {
 	enum verdict verdict;
 	__u32 at, start;
@@ -276,7 +341,7 @@ static __always_inline __u32 read_request_line(struct scratch *scratch, __u32 le
 		return broken(at + 1, length);
 	at = start;
 	if (byte_at(scratch, at) == '/') {
-		at = read_path(scratch, at, &verdict);
+		at = read_path(scratch, at, strict, &verdict);
 		if (!at)
 			return verdict;
 		if (byte_at(scratch, at) == '?')
@@ -300,7 +365,7 @@ static __always_inline __u32 read_request_line(struct scratch *scratch, __u32 le
  * Reads the request head of `length` bytes in scratch.head into scratch.request. Returns 0, or the verdict
  * on a request that is refused. A global function: the verifier checks it once, whatever the callers know.
  */
-__noinline __u32 read_request(__u32 length)
+__noinline __u32 read_request(__u32 length, __u32 strict)
 {
 	struct scratch *scratch = get_scratch();
 	struct line_reader *lines;
@@ -309,7 +374,7 @@ __noinline __u32 read_request(__u32 length)
 	if (!scratch)
 		return DROP_NO_ROOM;
 	__builtin_memset(&scratch->request, 0, sizeof(scratch->request));
-	refused = read_request_line(scratch, length, &at);
+	refused = read_request_line(scratch, length, strict, &at);
 	if (refused)
 		return refused;
 	lines = &scratch->lines;

@@ -87,7 +87,7 @@ static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct seg
 	flow->state = FLOW_FALLBACK;
 	flow->request_seq = segment->seq;
 	flow->request_ack = segment->ack;
-	if (encapsulate(ctx, segment, index, opening_id(ctx, segment), reason) != reason)
+	if (encapsulate(ctx, segment, index, opening_id(ctx, segment, 0), reason) != reason)
 		return DROP_NO_BACKEND;
 	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
 }
@@ -124,7 +124,7 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment 
 
 	if (load_head(ctx, segment->payload, segment->length))
 		return DROP_NO_ROOM;
-	refused = read_request(segment->length);
+	refused = read_request(segment->length, segment->vip->strict);
 	if (refused)
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
@@ -159,7 +159,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
-	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment), ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment, OUTER_ID_NEW), ROUTED_FIRST);
 	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
 		return DROP_NO_ROOM;
 	return verdict;
@@ -233,7 +233,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		    !(segment->flags & TCP_RST);
 
 	return encapsulate(ctx, segment, flow->backend,
-			   opens ? opening_id(ctx, segment) : outer_id(flow->cookie), verdict);
+			   opens ? opening_id(ctx, segment, 0) : outer_id(flow->cookie), verdict);
 }
 
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct segment *segment,

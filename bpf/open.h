@@ -88,6 +88,14 @@ static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct 
 	return AGENT_OPENED;
 }
 
+/* Has a router that knows of no earlier first data sent any that the socket has not had? What differs, or cannot be
+ * compared any more, may be another request in its place. The network's own duplicates are the same. */
+static __always_inline int is_other_data(const struct mapping *known, const struct mapping *mapping)
+{
+	return mapping->is_new &&
+	       !(known && same_connection(known, mapping) && known->first && known->first == mapping->first);
+}
+
 /*
  * A socket is already there. The very connection's, ours to clear, or somebody else's? That of a connection
  * which has had its socket clears nothing: what is there now is newer.
@@ -110,7 +118,7 @@ static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bp
 	/* While an old socket is being cleared, the map says already who comes next. */
 	if ((known && known->state != MAPPING_CLEARING && same_connection(known, mapping)) ||
 	    has_numbers(sk, mapping))
-		return AGENT_OPENED_ALREADY;
+		return is_other_data(known, mapping) ? end_socket(skb, sk, local, mapping) : AGENT_OPENED_ALREADY;
 	if (is_consumed(local, mapping))
 		return AGENT_DROP_REPLAYED;
 	if (!known || known->vip != mapping->vip || known->vip_port != mapping->vip_port)

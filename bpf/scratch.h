@@ -44,12 +44,13 @@ struct prefix { /* the path's first d segments */
 struct path_reader { /* where reading the path stands */
 	__u64 hash;
 	__u64 bad;     /* not 0: the path holds something that is refused */
-	__u64 escaped; /* not 0: it holds a '%' */
+	__u64 special; /* not 0: it holds a '%' or a ';' */
 	__u32 start;   /* of the path */
 	__u32 segment; /* start of the present segment, behind its '/' */
 	__u32 at;
 	__u32 depth; /* segments that have ended */
 	__u32 done;
+	__u32 strict; /* the VIP's, see http.h */
 };
 
 struct line_reader { /* where reading the header lines stands */

@@ -57,6 +57,7 @@ class Agent(loading.Loaded):
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
             agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
+            agent.object.rodata["digest_keys"] = keys.cookies.first_keys
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)

@@ -20,6 +20,7 @@ _COOKIE_BYTES = 2 * _COOKIE_KEY_BYTES
 _HASH_KEY_BYTES = 8
 _DIGEST_LABEL = b"rauta head digest"
 _CONSUMED_LABEL = b"rauta consumed connections"
+_FIRST_LABEL = b"rauta first data"
 _ASK_LABEL = b"rauta ask"
 
 SipHashKey = tuple[int, int]
@@ -47,6 +48,12 @@ class CookieKeys:
         raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
         derived = hashlib.shake_256(_CONSUMED_LABEL + raw).digest(_COOKIE_KEY_BYTES)
         return int.from_bytes(derived[:8], "little"), int.from_bytes(derived[8:], "little")
+
+    @property
+    def first_keys(self) -> list[int]:
+        """The keys of the digests of connections' first data, 64 bits each: SHAKE-256 of both keys."""
+        raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
+        return _digest_keys(_FIRST_LABEL + raw)
 
     @property
     def ask_keys(self) -> tuple[SipHashKey, SipHashKey]:
@@ -99,13 +106,16 @@ class Keys:
     @property
     def digest_keys(self) -> list[int]:
         """The keys of the digests of request heads, 64 bits each: SHAKE-256 of the flow key."""
-        stream = hashlib.shake_256(_DIGEST_LABEL + self.flow_key.to_bytes(_HASH_KEY_BYTES, "little"))
-        raw = stream.digest(8 * DIGEST_KEYS)
-        return [int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8)]
+        return _digest_keys(_DIGEST_LABEL + self.flow_key.to_bytes(_HASH_KEY_BYTES, "little"))
 
     def with_fresh_route_key(self) -> Keys:
         """The same keys but for the route key: used when two configured names or paths collide under the old one."""
         return replace(self, route_key=int.from_bytes(secrets.token_bytes(_HASH_KEY_BYTES), "little"))
+
+
+def _digest_keys(seed: bytes) -> list[int]:
+    raw = hashlib.shake_256(seed).digest(8 * DIGEST_KEYS)
+    return [int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8)]
 
 
 def _derived_key(label: bytes, key: SipHashKey) -> SipHashKey:

@@ -11,13 +11,15 @@ import re
 
 from rauta.contract import MAX_PATH, MAX_PREFIX_DEPTH, MAX_WILDCARD_LABELS
 
-__all__ = ["exact_path", "host_name", "prefix", "segments"]
+__all__ = ["exact_path", "has_other_spellings", "host_name", "prefix", "segments"]
 
 WILDCARD = "*."
 _MAX_HOST = 253  # RFC 1035, 2.3.4, as text without the root's dot
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _UNRESERVED = re.compile(rb"[A-Za-z0-9._~-]")  # RFC 3986, 2.3
-_REFUSED_CHARACTERS = re.compile(r"[^\x21-\x7e]|[#?\\]")
+_RESERVED = re.compile(rb"[!$&'()*+,;=:@]")  # RFC 3986, 3.3: may stand in a path as they are
+_ONE_SPELLING = re.compile(r"[A-Za-z0-9._~/-]*")
+_REFUSED_CHARACTERS = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/%-]")
 
 
 def exact_path(path: str) -> str:
@@ -42,6 +44,14 @@ def prefix(path: str) -> str:
 def segments(path: str) -> list[str]:
     """The segments of a path: "a" and "b" of "/a/b", "a" and "" of "/a/", "" of "/", none of the empty text."""
     return path.split("/")[1:]
+
+
+def has_other_spellings(path: str) -> bool:
+    """Whether a server may take another path for this one: "/@a" and "/%40a", "/%C3%A9" and "/%c3%a9".
+
+    Where a VIP has such a route, the router compares only requests that spell every path as routes must.
+    """
+    return not _ONE_SPELLING.fullmatch(path)
 
 
 def host_name(host: str) -> str:
@@ -74,7 +84,7 @@ def _check_characters(path: str) -> None:
     refused = _REFUSED_CHARACTERS.search(path)
     if refused:
         hint = "the query is no part of a path" if refused[0] == "?" else "percent-encode anything else"
-        raise ValueError(f"holds {refused[0]!r} (allowed: bytes 0x21 to 0x7e but '#', '?' and '\\'; {hint})")
+        raise ValueError(f"holds {refused[0]!r} (allowed: letters, digits and -._~!$&'()*+,;=:@/; {hint})")
     _check_escapes(path)
 
 
@@ -84,17 +94,19 @@ def _check_escapes(path: str) -> None:
         if not re.fullmatch(r"[0-9A-Fa-f]{2}", escape[1]):
             raise ValueError(f"holds {escape[0]!r} (allowed: '%' followed by two hex digits)")
         byte = bytes.fromhex(escape[1])
-        if _UNRESERVED.fullmatch(byte):
+        if _UNRESERVED.fullmatch(byte) or _RESERVED.fullmatch(byte):
             raise ValueError(f"holds {escape[0]!r} (allowed: the plain character {byte.decode()!r})")
         if byte in b"/\\" or byte < b" " or byte == b"\x7f":
             raise ValueError(
                 f"holds {escape[0]!r}, an encoded slash, backslash or control character: servers disagree on what it "
                 "means (allowed: any other encoded byte)"
             )
+        if escape[1] != escape[1].upper():
+            raise ValueError(f"holds {escape[0]!r} (allowed: capital hex digits, '%{escape[1].upper()}')")
 
 
 def _check_segments(segments: list[str]) -> None:
     for segment in segments:
-        if segment in ("", ".", ".."):
+        if segment.partition(";")[0] in (".", "..") or not segment:
             what = f"the segment {segment!r}" if segment else "an empty segment"
             raise ValueError(f"has {what}: servers disagree on what it means (allowed: any other segment)")

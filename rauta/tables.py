@@ -150,6 +150,7 @@ def router_tables(config: Config, route_key: int) -> RouterTables:
     fallback = 0 if config.fallback is None else fallback_index(config) + 1
     for vip_id, vip in enumerate(config.vips, start=1):
         value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0, "fallback": fallback}
+        value["strict"] = int(any(paths.has_other_spellings(route.path) for route in vip.routes))
         for host, numbered in _by_host(vip, numbers).items():
             host_id, shapes = next(host_ids), _shapes(route for _, route in numbered)
             if host is None:

@@ -16,6 +16,7 @@ from string import Template
 
 from rauta.config import Cluster, Config, Route, Vip
 from rauta.fallback.routes import by_host, cluster_names, vip_names
+from rauta.paths import has_other_spellings
 
 __all__ = ["REFUSALS", "backends", "configuration", "frontend"]
 
@@ -43,6 +44,7 @@ _GUARDS = r"""    acl has-host req.fhdr_cnt(host) gt 0
     acl good-encoding req.fhdr(transfer-encoding) -i -m str chunked
     acl absolute url -m reg '^[A-Za-z][A-Za-z0-9+.-]*://'
     acl bad-path path -m reg '%(2[Ff]|5[Cc]|[01][0-9A-Fa-f]|7[Ff])|\\|%([^0-9A-Fa-f]|.[^0-9A-Fa-f]|.?$)'
+    acl bad-path path -m reg '/(\.|%2[Ee]){1,2}(;|%3[Bb])'
     acl other-path path -m reg '/(/|\.\.?(/|$))|%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])'
     http-request deny status 400 unless { req.ver 1.0 1.1 2.0 }
     http-request deny status 400 unless { method -m reg '^[A-Z_-]+$' }
@@ -63,6 +65,12 @@ _GUARDS = r"""    acl has-host req.fhdr_cnt(host) gt 0
     http-request del-header HTTP2-Settings"""
 
 
+_ONE_SPELLING = (
+    "    http-request deny status 400 if { path -m reg "
+    r"""'%(.[a-f]|[a-f].|2[14679ABCabc]|28|29|3[ABDabd]|40)|["<>^`{|}]|\[|\]' }"""
+)
+
+
 def configuration(config: Config, address: IPv4Address, user: str, group: str) -> str:
     """The haproxy.cfg of a fallback that listens on an address, on the port of each VIP."""
     ports = config.fallback_ports()
@@ -71,12 +79,18 @@ def configuration(config: Config, address: IPv4Address, user: str, group: str) -
         group=group,
         connections=connections(),
         frontends="\n\n".join(
-            frontend(config, vip, f"{address}:{ports[vip.name]} backlog 4096", _GUARDS, _host(vip))
+            frontend(config, vip, f"{address}:{ports[vip.name]} backlog 4096", _guards(vip), _host(vip))
             for vip in config.vips
         ),
         backends=backends(config),
         refusals=REFUSALS,
     )
+
+
+def _guards(vip: Vip) -> str:
+    """HAProxy compares bytes: where a route can be spelled otherwise, requests must spell theirs as routes do."""
+    strict = any(has_other_spellings(route.path) for route in vip.routes)
+    return f"{_GUARDS}\n{_ONE_SPELLING}" if strict else _GUARDS
 
 
 def _host(vip: Vip) -> str:

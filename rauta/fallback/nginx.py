@@ -22,7 +22,6 @@ from string import Template
 from urllib.parse import unquote_to_bytes
 
 from rauta.config import Cluster, Config, Route, Vip
-from rauta.errors import RautaError
 from rauta.fallback.routes import HostRoutes, by_host, cluster_names, is_drained
 
 __all__ = ["configuration", "servers", "upstreams"]
@@ -30,7 +29,10 @@ __all__ = ["configuration", "servers", "upstreams"]
 _TEMPLATE = Template((resources.files("rauta.fallback") / "nginx.conf.in").read_text())
 _EXACTLY, _BELOW = "=", "^~"
 _KEPT_CONNECTIONS = 64
-_DISAGREED = r"^[^?]*(?:%(?:2[Ff]|5[Cc]|[01][0-9A-Fa-f]|7[Ff])|\\)|#"
+_DISAGREED = (
+    r"^[^?]*(?:%(?:2[Ff]|5[Cc]|[01][0-9A-Fa-f]|7[Ff])|\\"
+    r"|/(?:\.|%2[Ee]){1,2}(?:;|%3[Bb]))|#"  # "." or ".." with a parameter, which some servers drop first
+)
 _NORMALISED = (
     r"^[^?]*(?:/(?:/|\.\.?(?:[/?]|$))"  # an empty segment, "." or ".."
     r"|%(?:2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee]))"  # unreserved characters (RFC 3986, 2.3)
@@ -95,8 +97,7 @@ def _upstream(cluster: Cluster, name: str, keepalive: int) -> str:
 def servers(config: Config, vip: Vip, listen: str, options: str = "", guards: str = "") -> Iterator[str]:
     """A server for each host name of a VIP, the one for any other first: it is the default.
 
-    `options`: of the listening socket; `guards`: what comes before the locations. RautaError for paths that nginx
-    cannot tell apart.
+    `options`: of the listening socket; `guards`: what comes before the locations.
     """
     answers = _Answers.of(config, vip)
     for host, routes in by_host(vip).items():
@@ -111,13 +112,7 @@ def _locations(vip: Vip, routes: HostRoutes, answers: _Answers) -> Iterator[str]
     """One for each path that routes name, one for what is below each prefix; the last for the rest."""
     seen: dict[tuple[str, bytes], str] = {}
     for kind, path in chain.from_iterable(map(_places, routes.routes)):
-        said = seen.setdefault((kind, unquote_to_bytes(path)), path)
-        if said != path:
-            raise RautaError(
-                f"writing nginx's configuration for the VIP {vip.name}",
-                f"nginx compares decoded paths, and cannot tell {path} from {said}",
-                "Use haproxy as the fallback, or name one of them only.",
-            )
+        seen[(kind, unquote_to_bytes(path))] = path
     for (kind, decoded), path in sorted(seen.items(), key=_nginx_order):
         chosen = routes.choices(path) if kind == _EXACTLY else routes.choices(path.removesuffix("/"), below=True)
         yield f"location {kind} {_quoted(_text(decoded))} {{ {answers.words(chosen)} }}"

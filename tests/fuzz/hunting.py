@@ -72,7 +72,7 @@ class Hunt:
 
     def _sent(self, number: int, routes: tuple[Route, ...], text: bytes) -> Case:
         try:
-            rules: Request | Refused = reading.read_head(text)
+            rules: Request | Refused = reading.read_head(text, strict=reading.is_strict(route.path for route in routes))
         except Refused as refused:
             rules = refused
         case = Case(routes, text, rules, self._router.send(number, text))

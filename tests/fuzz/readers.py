@@ -29,8 +29,8 @@ SENT_BODY = 100_000  # bytes of a body that are sent; a socket's buffer holds th
 
 _NGINX = Template("""\
 daemon off;
+master_process off;
 user root;
-worker_processes 1;
 pid $folder/nginx.pid;
 error_log stderr alert;
 events { worker_connections 1000; }

@@ -6,7 +6,7 @@ Written from those texts, the obvious way: regular expressions over lines. It sh
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from packets.oracle import Route
@@ -59,10 +59,18 @@ _HOST = re.compile(rb"(?:([A-Za-z0-9._-]*[A-Za-z0-9_-])\.?(?::[0-9]{0,5})?)?")
 _REFUSED_ESCAPE = re.compile(
     rb"%(?![0-9A-Fa-f]{2})|%(?:[01].|7[Ff]|2[FfDdEe]|5[CcFf]|7[Ee]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"
 )
+_OTHER_SPELLING = re.compile(rb"%(?:.[a-f]|[a-f])|%(?:2[14679ABC]|28|29|3[ABD]|40)|[^A-Za-z0-9._~!$&'()*+,;=:@/%-]")
+_DOTS = re.compile(rb"\.\.?(?:;|%3[Bb]|$)")
+_PLAIN_PATH = re.compile(rb"[A-Za-z0-9._~/-]*")
 _DECIMAL = re.compile(rb"[0-9]+")
 
 
-def read_head(text: bytes) -> Request:
+def is_strict(paths: Iterable[bytes]) -> bool:
+    """Whether a VIP with routes of these paths takes one spelling of each path only."""
+    return not all(_PLAIN_PATH.fullmatch(path) for path in paths)
+
+
+def read_head(text: bytes, *, strict: bool = False) -> Request:
     """The request that `text`, the data of one packet, starts with. Refused when it may not be routed."""
     head, empty_line, rest = text.partition(CRLF * 2)
     if not empty_line:
@@ -72,7 +80,7 @@ def read_head(text: bytes) -> Request:
     if not line:
         raise Refused("request line")
     method, authority, origin, path = line[1] or line[5], line[2], line[3] or line[6], line[4] or line[6]
-    _check_path(path)
+    _check_path(path, strict)
     if len(lines) > MAX_LINES:
         raise Refused("too many lines")
     fields = [_read_field(line) for line in lines]
@@ -98,14 +106,16 @@ def read_head(text: bytes) -> Request:
     return request
 
 
-def _check_path(path: bytes) -> None:
+def _check_path(path: bytes, strict: bool) -> None:
     segments = path[1:].split(b"/")
     if len(path) > MAX_PATH:
         raise Refused("path too long")
-    if b"." in segments or b".." in segments or b"" in segments[:-1]:
+    if any(map(_DOTS.match, segments)) or b"" in segments[:-1]:
         raise Refused("segments that servers resolve")
     if _REFUSED_ESCAPE.search(path):
         raise Refused("escapes that servers resolve")
+    if strict and _OTHER_SPELLING.search(path):
+        raise Refused("another spelling")
 
 
 def _read_field(line: bytes) -> tuple[bytes, bytes]:

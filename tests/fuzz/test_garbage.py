@@ -104,7 +104,7 @@ def test_the_router_survives_anything(swift_router: SwiftRouter, fallback: bool)
         assert verdicts(swift_router, before, [""]) == ROUND
         seen |= swift_router.grown(before).keys()
     assert min(counted.values()) > FRAMES / 20, "too few of a kind to show anything"
-    assert len(seen) > 35, f"these are too few to show anything: {seen}"
+    assert len(seen) > 30, f"these are too few to show anything: {seen}"
 
 
 @long_or_not

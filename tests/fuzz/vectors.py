@@ -173,6 +173,11 @@ TARGETS = (
 /x/..y
 /%2e%2e/admin
 /api/%2e%2e/admin
+/public/..;/admin
+/..%3b/admin
+/%61pi/..;x
+/%40admin
+/caf%c3%a9
 /api%2fadmin
 /%61pi
 /api%00

@@ -1,6 +1,6 @@
 """Tries all mutants, or those whose description has one of the words given; with --write puts docs/mutants.md right.
 
-    PYTHONPATH=tests python -m mutants [--write] [--jobs N] [WORD...]
+    PYTHONPATH=tests python -m mutants [--write] [--jobs N] [--sample N [--seed S]] [WORD...]
 
 Exit: 0 if at least nine of ten were killed, and those that survive are known to; 1 otherwise.
 """
@@ -8,6 +8,7 @@ Exit: 0 if at least nine of ten were killed, and those that survive are known to
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 from collections import Counter
@@ -28,9 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m mutants")
     parser.add_argument("--write", action="store_true", help="write docs/mutants.md")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parser.add_argument("--sample", type=int, help="how many of them, drawn at random")
+    parser.add_argument("--seed", type=int, default=7, help="of the draw")
     parser.add_argument("words", nargs="*", help="of the mutants to try; none: all")
     options = parser.parse_args(arguments)
     chosen = [one for one in all_mutants() if not options.words or any(word in str(one) for word in options.words)]
+    if options.sample is not None:
+        chosen = sorted(random.Random(options.seed).sample(chosen, options.sample), key=str)
     with copied() as root:  # so that nobody's work on the tree meanwhile matters
         without = fate(None, root=root)
         if without.kind != SURVIVED:

@@ -258,20 +258,23 @@ class Router(Bench):
 
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
         """
-        self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie))
+        new = verdict == "ROUTED_FIRST"
+        self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie, new=new))
 
     def falls_back(self, segment: Segment, verdict: str, *, opens: bool = False, cookie: int | None = None) -> None:
         """To the fallback: up to the kernel, encapsulated for the router's own host, between the same two machines."""
         code, output = self.run("rauta_ingress", segment, verdict)
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
-        expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=frames.CLIENT_MAC)
+        mac = frames.CLIENT_MAC
+        expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=mac, new=False)
         assert (code, output.hex(" ")) == (XDP_PASS, expected.hex(" "))
 
     def redirects(self, segment: Segment, verdict: str, backend: str, source_mac: str, *, opens: bool = False) -> None:
         """To that backend, encapsulated, out of another interface, which has that MAC address."""
         code, output = self.run("rauta_ingress", segment, verdict)
-        expected = self.encapsulated(segment, backend, opens=opens, mac=source_mac)
+        new = verdict == "ROUTED_FIRST"
+        expected = self.encapsulated(segment, backend, opens=opens, mac=source_mac, new=new)
         assert (code, output.hex(" ")) == (XDP_REDIRECT, expected.hex(" "))
 
     def encapsulated(
@@ -282,11 +285,12 @@ class Router(Bench):
         opens: bool,
         cookie: int | None = None,
         mac: str = frames.ROUTER_MAC,
+        new: bool | None = None,
     ) -> bytes:
         """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
-        return frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac)
+        return frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new)
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
         """Back to the client, as the cookie SYN-ACK; its timestamp is the router's clock of just now."""
@@ -327,6 +331,7 @@ class Agent(Bench):
             obj.rodata[name] = value
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
+        obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
         super().__init__(obj)
         for vip, local in services.items():

@@ -305,10 +305,17 @@ def clearing(segment: Segment, seq: int) -> bytes:
 
 
 def carried(
-    segment: Segment, *, opens: bool = False, source: str = "198.19.0.77", age: int = AGE, **outer: Any
+    segment: Segment,
+    *,
+    opens: bool = False,
+    source: str = "198.19.0.77",
+    age: int = AGE,
+    new: bool = False,
+    **outer: Any,
 ) -> bytes:
     """An encapsulated segment as it reaches the backend's host; `outer` overrides fields of the outer IPv4 header."""
-    return carried_packet(segment.packet, segment.connection.cookie, opens=opens, source=source, age=age, **outer)
+    said = oracle.outer_id(segment.connection.cookie, opens=opens, age=age, new=new)
+    return carried_packet(segment.packet, segment.connection.cookie, source=source, **{"id": said} | outer)
 
 
 def carried_packet(
@@ -335,28 +342,37 @@ def encapsulated(
     opens: bool,
     mac: str = ROUTER_MAC,
     age: int | None = None,
+    new: bool | None = None,
 ) -> bytes:
     """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header.
 
     `cookie` is that of the connection which the router takes it to be of, `mac` the address of the interface that it
     leaves through. `age` is what a first request says of the handshake; None for what it says if it echoes
-    ECHOED_CLOCK, or nothing.
+    ECHOED_CLOCK, or nothing; `new` whether the router knows of no earlier one, None if it depends on `opens` alone.
     """
     if age is None:
         age = oracle.AGE_LONG if segment.options[:4] == timestamps(0, 0)[:4] else 0
-    packet = outer_packet(segment.packet, backend, source, cookie, opens=opens, age=age)
+    new = opens if new is None else new
+    packet = outer_packet(segment.packet, backend, source, cookie, opens=opens, age=age, new=new)
     return ethernet(mac, backend.mac, packet)
 
 
 def outer_packet(
-    packet: bytes, backend: Backend, source: str, cookie: int, *, opens: bool = False, age: int = 0
+    packet: bytes,
+    backend: Backend,
+    source: str,
+    cookie: int,
+    *,
+    opens: bool = False,
+    age: int = 0,
+    new: bool = False,
 ) -> bytes:
     """The IPv4 packet that carries another one to a backend."""
     outer = IP(
         src=source,
         dst=backend.address,
         tos=packet[1],
-        id=oracle.outer_id(cookie, opens=opens, age=age),
+        id=oracle.outer_id(cookie, opens=opens, age=age, new=new),
         flags="DF",
         ttl=64,
         proto=4,

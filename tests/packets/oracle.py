@@ -24,7 +24,8 @@ ROUTER_WSCALE = 7
 ROUTER_WINDOW = 29200
 PATH_MTU = 1500
 OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFFE
-AGE_LONG, LONGEST_TRIP_MS = 0x7FFF, 333
+OUTER_ID_NEW = 0x8000
+AGE_LONG, LONGEST_TRIP_MS = 0x3FFF, 333
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
 MAX_WSCALE = 14  # RFC 7323, 2.3: a larger shift counts as 14
@@ -37,6 +38,7 @@ CONSUMED_WAYS = 7
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
+ONE_SPELLING = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
 BACKEND_LOCAL = 0xFFFFFFFF
@@ -264,9 +266,13 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
 
 
-def outer_id(cookie: int, *, opens: bool, age: int = 0) -> int:
-    """The identification in the outer header of a connection's packets; of a first request it says the age."""
-    return age << 1 | OUTER_ID_OPENS if opens else cookie >> 16 & OUTER_ID_CONNECTION
+def outer_id(cookie: int, *, opens: bool, age: int = 0, new: bool = False) -> int:
+    """The identification in the outer header of a connection's packets.
+
+    Of a first request it says the age, and whether the router knows of no earlier one.
+    """
+    first = (OUTER_ID_NEW if new else 0) | age << 1 | OUTER_ID_OPENS
+    return first if opens else cookie >> 16 & OUTER_ID_CONNECTION
 
 
 # ---- keyed hashes ---------------------------------------------------------------------------------------
@@ -445,6 +451,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
         value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
         value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
+        value["strict"] = int(any(set(route.path) - set(ONE_SPELLING) for route in vip.routes))
         for host in dict.fromkeys(route.host for route in vip.routes):
             host_id += 1
             routes = [route for route in vip.routes if route.host == host]

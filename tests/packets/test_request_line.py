@@ -114,6 +114,13 @@ AMBIGUOUS_PATHS = [
     "/api/./x",
     "/api/../x",
     "/%61pi",  # a
+    "/..;/api",
+    "/api/..;x=1/y",
+    "/api/.;/x",
+    "/api/..;",
+    "/api/..%3b/x",
+    "/api/..%3B",
+    "/.%3bx",
     "/%7Euser",
     "/%2d",
     "/api/%2e%2e/x",
@@ -324,3 +331,11 @@ def test_an_asterisk_is_for_options_and_the_root(router: Router) -> None:
 @pytest.mark.parametrize(("target", "method"), [("*", "GET"), ("*x", "OPTIONS"), ("*?x", "OPTIONS"), ("**", "OPTIONS")])
 def test_any_other_asterisk_is_refused(router: Router, target: str, method: str) -> None:
     router.answers(ALICE.data(request(target, method=method)), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+@pytest.mark.parametrize(
+    "target", ["/api/x;v=1", "/api/...;", "/api/x..;", "/api/.x;", "/api;x", "/api/;", "/api/a.%3B", "/api/%3B.."]
+)
+def test_other_parameters_of_segments_are_routed(router: Router, target: str) -> None:
+    cluster = "web" if target == "/api;x" else "api"
+    router.opens(ALICE.data(request(target)), cluster)

@@ -112,10 +112,32 @@ def test_segments_of_any_length_are_told_apart(router: Router, requests: Request
     requests.go_to("web", f"/{segment}z", f"/{segment[:-1]}z", f"/x/{segment}z", f"/y/{segment}")
 
 
-def test_escapes_are_compared_as_they_are_written(router: Router, requests: Requests) -> None:
-    router.route(Route("api", exact="/caf%C3%A9"), Route("web", prefix="/"))
-    requests.go_to("api", "/caf%C3%A9")
-    requests.go_to("web", "/caf%c3%a9")
+SPELLINGS = {
+    "/caf%C3%A9": ["/caf%c3%a9", "/caf%C3%a9", "/caf%c3%A9"],
+    "/@admin": ["/%40admin"],
+    "/a+b": ["/a%2Bb", "/a%2bb"],
+    "/%7Bid%7D": ["/{id}", "/%7bid%7d", "/%7Bid}", "/{id%7D"],
+    "/!$&'()*+,;=:@": [f"/!$&'()*+,;=:@/%{byte:02X}" for byte in b"!$&'()*+,;=:@"],
+    "/%5B": ["/["],
+}
+
+
+@pytest.mark.parametrize(("path", "others"), SPELLINGS.items(), ids=list(SPELLINGS))
+def test_another_spelling_of_a_routes_path_does_not_get_past_it(
+    router: Router, requests: Requests, path: str, others: list[str]
+) -> None:
+    """A server may read it as the route's path, so it must not go where a shorter prefix leads."""
+    router.route(Route("api", prefix=path), Route("web", prefix="/"))
+    requests.go_to("api", path, path + "/x", path + "/%20", path + "?%7b{@%40")
+    requests.go_to("web", "/x", "/%20%22")
+    for target in (*others, *(f"{other}/x" for other in others)):
+        router.answers(requests.segment(target), "TX_BAD_REQUEST", "400 Bad Request")
+
+
+def test_where_no_route_has_another_spelling_all_are_routed(router: Router, requests: Requests) -> None:
+    router.route(Route("api", prefix="/caf-e_~.x"), Route("web", prefix="/"))
+    requests.go_to("web", *(other for others in SPELLINGS.values() for other in others))
+    requests.go_to("api", "/caf-e_~.x/%40/%c3%a9/{}")
 
 
 # ---- method ---------------------------------------------------------------------------------------------

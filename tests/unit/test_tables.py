@@ -145,10 +145,21 @@ def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
             "no_route": 0,
             "wildcards": 0,
             "fallback": 0,
+            "strict": 0,
         },
-        (address, 0xFB20): {"id": 2, "no_route": 1, "wildcards": 0, "fallback": 0},
+        (address, 0xFB20): {"id": 2, "no_route": 1, "wildcards": 0, "fallback": 0, "strict": 0},
         (address, 0): {},
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "strict"), [("/a-b_c.d~e/F9", 0), ("/@a", 1), ("/%C3%A9", 1), ("/a,b", 1), ("/%20", 1)]
+)
+def test_a_vip_whose_routes_can_be_spelled_otherwise_says_so(path: str, strict: int) -> None:
+    routes = [{"prefix": "/", "cluster": "web"}, {"exact": path, "cluster": "web"}]
+    vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "routes": routes}
+    (_, value), _ = tables.router_tables(configuration(vips=[vip]), KEY).vips
+    assert value["strict"] == strict
 
 
 def test_vips_name_the_fallback_as_the_backend_behind_all_others() -> None:
