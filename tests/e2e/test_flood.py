@@ -71,8 +71,8 @@ def test_all_of_it_comes_to_the_router_by_the_switch_and_no_answer_gets_further(
         assert flood.entered == flood.sent
     assert flood.sent is not None
     assert grown["TX_SYN_ACK"] - 1 <= flood.sent
-    assert received(attacker) == before[attacker]
-    assert received(api) - before[api] < 100
+    for host in (attacker, api):
+        assert received(host) - before[host] < 100, "the client's, and what kernels say by themselves"
 
 
 def test_a_flood_that_ends_early_is_noticed(crowded: Bench) -> None:
