@@ -165,8 +165,8 @@ CPU = {"load": Quantity("CPUs", Better.NEITHER)}
 class SynFlood(Load):
     """So many SYNs a second, from anybody; see lab.flood.
 
-    A sample says how many a second the router has answered, how large a share was lost before it, and what each has
-    cost of CPU time on its whole way. At the end the flow table may have nobody's connections but the clients'.
+    A sample says how many a second the router has answered, and how large a share was lost before it. At the end the
+    flow table may have nobody's connections but the clients'.
     """
 
     syn_flood: PerSecond
@@ -179,7 +179,6 @@ class SynFlood(Load):
             **CPU,
             "syns": Quantity("SYN/s", Better.NEITHER),
             "syn-loss": Quantity("share", Better.LOWER),
-            "syn-cpu": Quantity("ns/SYN", Better.LOWER),
         }
 
     @contextmanager
@@ -199,7 +198,6 @@ def of_flood(flood: Flood) -> Standing:
             "load": grown["cpu"] / seconds,
             "syns": grown["syns"] / seconds,
             "syn-loss": max(0.0, 1 - grown["syns"] / max(1, grown["entered"])),
-            "syn-cpu": 1e9 * grown["cpu"] / max(1, grown["syns"]),
         }
 
     return Standing(flood.read, figures)

@@ -81,7 +81,9 @@ struct replay {
 	__u32 flows;	/* how many connections take turns; of a flood, how many client addresses there are */
 	__u32 ports;	/* of a flood: how many ports each has; 0: only the frame's own */
 	__u64 position; /* how many frames were made */
-	__u64 failed;	/* how many were not */
+	__u64 failed;	/* how many could not be */
+	__u64 period;	/* of a flood: ns from one frame to the next; 0: as fast as they can be made */
+	__u64 due;	/* when the next one is */
 	__u8 frame[REPLAY_CAPACITY]; /* Ethernet, IPv4 and TCP with any ports and numbers, and the request
 				      */
 };
@@ -136,6 +138,25 @@ static __always_inline int next_numbers(const struct replay *replay, const struc
 	if (replay->mode != REPLAY_SYN)
 		numbers->ack = bpf_htonl(cookie_compute(keys, &tuple, isn, replay->options) + 1 + said);
 	return 0;
+}
+
+#define CATCH_UP_NS 500000 /* what could not be sent in time longer ago than that is not made up for */
+
+/* Has the next frame's time come? Until then the kernel asks again and again: there is nothing to wait with in
+ * a program, and a flood is to be steady. */
+static __always_inline int is_due(struct replay *replay)
+{
+	__u64 now;
+
+	if (replay->mode != REPLAY_FLOOD || !replay->period)
+		return 1;
+	now = bpf_ktime_get_ns();
+	if (now < replay->due)
+		return 0;
+	if (now - replay->due > CATCH_UP_NS)
+		replay->due = now - CATCH_UP_NS;
+	replay->due += replay->period;
+	return 1;
 }
 
 /* splitmix64 (Vigna 2015), of the frame's place in the sequence: a test knows what it gets. */
@@ -202,6 +223,8 @@ int replay(struct xdp_md *ctx)
 
 	if (!replay || !replay->flows)
 		return XDP_ABORTED;
+	if (!is_due(replay))
+		return XDP_DROP;
 	if (!bpf_xdp_store_bytes(ctx, 0, replay->frame, bounded_length(replay->length, REPLAY_CAPACITY)) &&
 	    !write_numbers(ctx, replay)) {
 		replay->position++;

@@ -1,7 +1,7 @@
 """Burns CPU time: ``burner.py SHARE``, of one CPU, 0 to 1, until SIGTERM.
 
-Works for its share of every PERIOD and sleeps for the rest, on the CPU on which a flood (flooder.py) would run, in the
-same rhythm: so the two can be compared. Prints "standing" when it begins. Run in a namespace by lab.background.
+Works for its share of every PERIOD and sleeps for the rest, on the CPU on which a flood (flooder.py) would run: so the
+two can be compared. Prints "standing" when it begins. Run in a namespace by lab.background.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def test_all_of_it_comes_to_the_router_by_the_switch_and_no_answer_gets_further(
         assert flood.entered == flood.sent
     assert flood.sent is not None
     assert grown["TX_SYN_ACK"] - 1 <= flood.sent
-    assert received(attacker) == before[attacker]
-    assert received(api) - before[api] < 100
+    for host in (attacker, api):
+        assert received(host) - before[host] < 100, "the client's, and what kernels say by themselves"
 
 
 def test_a_flood_that_ends_early_is_noticed(crowded: Bench) -> None:
@@ -117,10 +117,10 @@ def test_a_sample_says_what_the_flood_did_meanwhile(crowded: Bench) -> None:
     assert (sample.quantities["failed"], sample.histogram.count, sample.requests) == (0, 300, 300)
     assert sample.quantities["program"] > 0
     assert set(watch.figures) == set(load.quantities)
-    assert 0.1 * RATE < watch.figures["syns"] < 2 * RATE
+    assert 0.1 * RATE < watch.figures["syns"] < 1.2 * RATE, "never faster, whatever it has to make up for"
     assert watch.figures["syns"] < grown["TX_SYN_ACK"]
     assert 0 < watch.figures["load"] < 1.1
-    assert watch.figures["syn-cpu"] == pytest.approx(1e9 * watch.figures["load"] / watch.figures["syns"])
+    assert 0 <= watch.figures["syn-loss"] < 1
 
 
 def test_a_load_of_cpu_time_takes_no_more_than_its_share(crowded: Bench) -> None:
