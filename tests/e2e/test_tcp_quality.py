@@ -19,7 +19,7 @@ from typing import Literal
 
 import pytest
 
-from e2e.bench import FILE, Bench, bench, eventually, request
+from e2e.bench import FILE, SECONDS, Bench, bench, eventually, request
 from e2e.wire import Loser, losing
 from lab.errors import LabError
 from lab.interfaces import Setup
@@ -95,7 +95,7 @@ class Line:
 
         Args:
             way: by which it goes.
-            size: of the answer.
+            size: of the answer; not more than the two kernels take while nobody reads.
             congestion: the server's congestion control.
             wait: seconds for which the client says nothing at first.
             lost: number of the answer's segment that is lost.
@@ -109,6 +109,7 @@ class Line:
             client.sock.sendall(REQUEST)
             accepted, _ = self.listener.accept()
             with accepted:
+                accepted.settimeout(SECONDS)
                 opened = Info.of(accepted)
                 received(accepted, len(REQUEST))
                 self.loser.lose(lost)
@@ -159,7 +160,7 @@ def line(logs: Path, delay: float) -> Iterator[Line]:
         with server.entered():
             listener = socket.create_server((str(server.address), PORT))
         with listener:
-            listener.settimeout(5)
+            listener.settimeout(SECONDS)
             yield Line(one, listener, loser)
 
 
@@ -275,6 +276,23 @@ def test_without_timestamps_as_soon_as_the_kernel_would_without_a_measurement(fa
         seconds = far.exchange("rauta", flight(False), lost=FLIGHT).seconds
     assert far.loser.has_lost
     assert seconds <= PROBE_UNMEASURED + TRIP + TICK + SLACK
+
+
+def test_but_sooner_if_the_client_has_been_here_before(far: Line) -> None:
+    """The kernel remembers round trips (tcp_metrics(8)), also of routed connections."""
+    server = far.bench.network.hosts[SERVER]
+    server.sysctl(NO_METRICS, "0")
+    try:
+        with far.timestamps(False):
+            far.exchange("rauta", flight(False))
+            seen = far.exchange("rauta", 100, lost=1)
+    finally:
+        server.sysctl(NO_METRICS, "1")
+        server.run(["ip", "tcp_metrics", "flush"], timeout=SECONDS)
+    assert seen.opened.trip == 0
+    assert seen.opened.timeout <= timeout(TRIP + SLACK) + TICK
+    assert far.loser.has_lost
+    assert seen.seconds <= seen.opened.timeout + DELAY + SLACK
 
 
 @with_and_without_timestamps
