@@ -64,8 +64,8 @@ def values(kept: Kept, measure: str, contender: str) -> list[float]:
 def test_two_of_the_same_are_the_same(execute: Execute, pair: str) -> None:
     """Eighteen of twenty 95 % intervals contain 1, and they are narrow enough to say something.
 
-    On a machine that gives the same program 10 % more or less from one moment to the next, no interval can be narrow and
-    right: there they are to be as narrow as that allows.
+    On a machine that gives the same program 10 % more or less from one moment to the next, no interval can be narrow
+    and right: there they are to be as narrow as that allows.
     """
     (name, setting, limit), measure, rounds = PAIRS[pair], pair.split()[0], INTERVALS * ROUNDS
     contenders = f"contenders=[{name}, '{name}#2', xdp-tx]"
@@ -77,10 +77,8 @@ def test_two_of_the_same_are_the_same(execute: Execute, pair: str) -> None:
     ]
     assert sum(one.contains(1) for one in found) >= 18, found
     widths = [one.half_width or 1.0 for one in found]
-    noise = [
-        half_by_student(own[first : first + ROUNDS], other[first : first + ROUNDS])
-        for first in range(0, rounds, ROUNDS)
-    ]
+    starts = range(0, rounds, ROUNDS)
+    noise = [half_by_student(own[first : first + ROUNDS], other[first : first + ROUNDS]) for first in starts]
     assert median(widths) <= max(limit, NOISE_FACTOR * median(noise)), (sorted(widths), sorted(noise))
 
 
