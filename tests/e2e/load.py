@@ -114,8 +114,10 @@ class Counting:
     @property
     def worker(self) -> int:
         """The process that serves."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0])
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        # It listens before it has made its workers.
+        eventually(lambda: bool(children.read_text().split()), "the server to have its worker")
+        return int(children.read_text().split()[0])
 
     def logged(self) -> list[Logged]:
         """All requests so far."""
