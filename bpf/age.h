@@ -62,8 +62,8 @@ __noinline __u32 handshake_age(struct xdp_md *ctx, __u32 header_length)
 	return age - 1 < AGE_LONG ? age : AGE_LONG;
 }
 
-/* `is_new`: OUTER_ID_NEW, or 0. */
-static __always_inline __u16 opening_id(struct xdp_md *ctx, const struct segment *segment, __u16 is_new)
+/* `hints`: OUTER_ID_NEW, OUTER_ID_FIRST_HEAD, or neither. */
+static __always_inline __u16 opening_id(struct xdp_md *ctx, const struct segment *segment, __u16 hints)
 {
-	return is_new | outer_id_opening(handshake_age(ctx, segment->header_length));
+	return hints | outer_id_opening(handshake_age(ctx, segment->header_length));
 }

@@ -19,6 +19,8 @@ int rauta_agent_ingress(struct __sk_buff *skb)
 		(skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC ? deliver_again(skb) : receive(skb);
 
 	count(&no_vip, verdict);
+	if (verdict > AGENT_ASK_ANSWERED)
+		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 	if (verdict >= VERDICT_AGENT_OUT)
 		return bpf_redirect(skb->ifindex, 0);
 	if (verdict >= VERDICT_AGENT_AGAIN)
@@ -36,12 +38,16 @@ int rauta_agent_egress(struct __sk_buff *skb)
 	enum verdict verdict = respond(skb);
 
 	count(&no_vip, verdict);
-	return verdict == AGENT_EGRESS_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return verdict >= AGENT_EGRESS_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Types that appear in no map: this puts them into the object's BTF for the control plane. */
 const volatile struct {
 	enum mapping_state mapping_state;
+	enum shim_kind shim_kind;
+	enum shim_flags shim_flags;
+	struct shim shim;
+	struct bond bond;
 	enum verdict verdict;
 } contract_types = {};
 

@@ -6,7 +6,7 @@
 
 static __always_inline int is_routed(enum verdict verdict)
 {
-	return verdict == ROUTED_FIRST || verdict == ROUTED_NEXT;
+	return verdict == ROUTED_FIRST || verdict == ROUTED_NEXT || verdict == ROUTED_MOVED;
 }
 
 static __always_inline enum verdict_class class_of(enum verdict verdict)

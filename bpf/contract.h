@@ -32,7 +32,7 @@
 
 /* ---- wire --------------------------------------------------------------------------------------- */
 
-#define ROUTER_MSS	1416	/* 1500 - 20 (IPIP) - 24 (hand-over shim, to come) - 40 (IPv4 + TCP) */
+#define ROUTER_MSS	1416	/* 1500 - 20 (outer IPv4) - 24 (struct shim) - 40 (IPv4 + TCP) */
 #define ROUTER_WSCALE	7	/* what the SYN-ACK offers, and the backend's socket then uses */
 #define ROUTER_WINDOW	29200	/* of the SYN-ACK, unscaled (RFC 7323, 2.2); a backend's kernel grants about 64 K */
 #define PATH_MTU	1500	/* an encapsulated packet never exceeds it */
@@ -40,22 +40,75 @@
 /*
  * The outer IPv4 header's identification. Outer packets set DF, so the field is free (RFC 6864, 4.1).
  *
- *   15    14                  1   0
- *  | cookie's bits 31..17      |  0  |
- *  | new | age of handshake, ms |  1  |  carries the first request
+ *   15     14         13                 3   2      1        0
+ *  | cookie's bits 31..19                 | HEAD | REQUEST |  0  |
+ *  | new | HEAD | age of the handshake, ms                 |  1  |  carries the first request
  *
- * Hints, never a permission: the cookie is that. The lowest bit saves the agent a cookie check on every other
- * packet. The others say of a later packet which connection the router takes it to be of, so that one which comes
- * before its first request does not count as one of the tuple's last connection; of a first request, how long ago
- * the router answered the SYN (age.h), for the backend's kernel to know the round trip, and whether the router has
- * routed it as a new connection's, knowing of no earlier one (first.h).
+ * Hints, never a permission: the cookie is that, and the tag of an order (struct shim). The lowest bit saves the agent
+ * a cookie check on every other packet. The others say of a later packet which connection the router takes it to be of,
+ * so that one which comes before its first request does not count as one of the tuple's last connection, and whether a
+ * request starts in it, for the agent to follow its answer (follow.h); of a first request, how long ago the router
+ * answered the SYN (age.h), for the backend's kernel to know the round trip, and whether the router has routed it as a
+ * new connection's, knowing of no earlier one (first.h). HEAD: the method, whose answers have no body.
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
-#define OUTER_ID_CONNECTION 0xfffe
+#define OUTER_ID_REQUEST 0x0002	/* a later request starts with the payload */
+#define OUTER_ID_HEAD	0x0004	/* and its method is HEAD */
+#define OUTER_ID_BEYOND	0x0004	/* without OUTER_ID_REQUEST: behind a request that is being moved, only for whom it moves to */
+#define OUTER_ID_HINTS	0x0006
+#define OUTER_ID_CONNECTION 0xfff8
 #define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
 #define OUTER_ID_NEW	0x8000
+#define OUTER_ID_FIRST_HEAD 0x4000
 #define outer_id_opening(age) ((__u16)((age) << 1 | OUTER_ID_OPENS))
-#define AGE_LONG	0x3fff	/* that long, or longer; 0: not known */
+#define AGE_LONG	0x1fff	/* that long, or longer; 0: not known */
+
+struct tuple {			/* client -> server, as in the packets the client sends */
+	__be32 client;
+	__be32 server;
+	__be16 client_port;
+	__be16 server_port;
+};
+
+/* ---- moves: a connection goes to another backend at a request (docs/handover.md) ----------------- */
+
+#define SHIM_PROTOCOL	253	/* of the outer header, where a shim stands between it and the packet (RFC 3692, 2.1) */
+#define SHIM_VERSION	1
+#define SHIM_LIFETIME	60	/* seconds that an order is good for; the hosts' clocks agree at least so well */
+
+enum shim_kind {		/* struct ask has the other numbers: both are under the same keys */
+	SHIM_MOVE = 16,		/* router to the old backend: hand the connection over, with the request that is in here */
+	SHIM_ADOPT = 17,	/* old backend to the new one: go on with the connection, with this request */
+	SHIM_MOVED = 18,	/* old backend to the router: it has been handed over */
+};
+
+enum shim_flags {
+	SHIM_EPOCH = 1,		/* which of the two live keys */
+	SHIM_HEAD = 2,		/* the request's method is HEAD */
+};
+
+struct shim {			/* between the outer IPv4 header and the packet */
+	__u8 version;		/* SHIM_VERSION */
+	__u8 kind;		/* enum shim_kind */
+	__u8 flags;		/* enum shim_flags */
+	__u8 options;		/* ADOPT: of the client's SYN, as the low byte of a cookie has them */
+	__u16 time;		/* TAI, seconds, modulo 2^16 */
+	__u16 trip;		/* ADOPT: the round trip to the client, ms; 0: not known */
+	__u32 first;		/* MOVE: address of the new backend (__be32). ADOPT: the old socket's clock of timestamps.
+				 * MOVED: sequence number of the request that moved */
+	__u32 second;		/* MOVE: the connection's cookie, as the old backend knows it. ADOPT: that of its handshake.
+				 * MOVED: what the request acknowledged */
+	__u64 tag;		/* SipHash-2-4, under ask_keys' key of the epoch, of the shim up to here and struct bond */
+} __attribute__((packed, aligned(4))); /* it stands behind 20 bytes */
+
+struct bond {			/* what a shim is about, and between whom */
+	struct tuple tuple;	/* client -> VIP */
+	__u32 seq;		/* of the packet inside; of a MOVED, what it says */
+	__u32 ack;
+	__be32 from;		/* outer addresses */
+	__be32 to;
+	__u32 reserved;
+};
 
 /* ---- cookie: the sequence number of the SYN-ACK -------------------------------------------------
  *
@@ -190,13 +243,6 @@ struct backend {		/* map backends, by index */
 
 /* ---- router: flows ------------------------------------------------------------------------------ */
 
-struct tuple {			/* client -> server, as in the packets the client sends */
-	__be32 client;
-	__be32 server;
-	__be16 client_port;
-	__be16 server_port;
-};
-
 /*
  * flow_hash(tuple): h = flow_key;  mix(h, client | server << 32);  mix(h, client_port | server_port << 16), the
  * fields as they stand in memory (network byte order read as little-endian integers).
@@ -209,12 +255,23 @@ enum flow_state {
 	FLOW_ANSWERED = 3,	/* the router itself answered the first request and closed (404 ...) */
 	FLOW_RECOVERED = 4,	/* the entry was lost; what is known comes from the backend's agent (recovery.h) */
 	FLOW_FALLBACK = 5,	/* the fallback has the connection: nothing in it is read any more */
+	FLOW_MOVING = 6,	/* the newest request goes to another backend; the old one has not said yet that it has
+				 * handed the connection over */
 };
+
+enum first_kind {
+	FIRST_NOT = 0,		/* the backend's socket is older than the newest request */
+	FIRST_OPENS = 1,	/* the newest request is the connection's first: its cookie opens the socket */
+	FIRST_MOVED = 2,	/* it has moved the connection: an order to the mover opens the socket */
+};
+
+#define MAX_ORDERS	9	/* repeated orders before the router gives up: about 100 s of retransmissions */
 
 struct flow {			/* only ever inserted after a valid cookie, or because an agent has the socket */
 	struct tuple tuple;
 	__u32 isn;		/* the connection's identity: both initial sequence numbers, the client's ... */
-	__u32 cookie;		/* ... and the server's, of which only 24 bits are the hash's */
+	__u32 cookie;		/* ... and the server's, of which only 24 bits are the hash's. Once it has moved: the numbers
+				 * before the request that moved it, with which its backend's socket began */
 	__u32 request_seq;	/* first byte of the newest request */
 	__u32 next_request_seq;	/* where the next one must start: after the head and the body */
 	__u32 request_ack;	/* the client's acknowledgement in the newest request */
@@ -224,11 +281,13 @@ struct flow {			/* only ever inserted after a valid cookie, or because an agent 
 	__u32 cluster;		/* index */
 	__u8 state;		/* enum flow_state */
 	__u8 syn_seen;
-	__u8 first;		/* request_seq is the connection's first byte */
-	__u8 answer;		/* enum verdict, if the router answered: what it said */
+	__u8 first;		/* enum first_kind: what request_seq is */
+	__u8 answer;		/* enum verdict, if the router answered: what it said; FLOW_MOVING: orders repeated */
 	__u64 digest;		/* head_digest() of the newest request */
 	__u32 body_seq;		/* where the body of the request before the newest began */
-	__u8 reserved[4];	/* to one cache line */
+	__u16 mover;		/* first is FIRST_MOVED: index of the backend that hands, or has handed, the connection over */
+	__u8 is_head;		/* the newest request's method is HEAD */
+	__u8 options;		/* of the client's SYN, as the low byte of a cookie has them; one cache line ends here */
 } __attribute__((aligned(8))); /* copied in words of eight bytes */
 
 #define DIGEST_KEYS	514	/* two for each word of a head of up to 2,048 bytes, and two more */
@@ -323,6 +382,7 @@ enum mapping_state {
 	MAPPING_CLEARING = 2,	/* an old socket is being reset; segments go round until it is gone */
 	MAPPING_OPENING = 3,	/* the first request was given to the listener; a full accept queue may yet
 				 * have dropped it */
+	MAPPING_MOVED = 4,	/* handed over to another backend: what the socket still sends is dropped */
 };
 
 struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address and port as server),
@@ -333,9 +393,22 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u32 isn;		/* the connection's identity, as in struct flow */
 	__u32 cookie;
 	__u16 age;		/* of the handshake, as the router has said; for opening only */
-	__u16 is_new;		/* OUTER_ID_NEW, if the packet has it; of the packet only */
-	__u32 reserved;
-	__u64 first;		/* digest of the connection's first data: like head_digest(), of up to 2,048 bytes */
+	__u8 is_new;		/* the packet has OUTER_ID_NEW; of the packet only */
+	__u8 moved;		/* came here from another backend */
+	__be32 target;		/* MAPPING_MOVED: address of the backend that has it now */
+	__u64 first;		/* digest of the connection's first data: like head_digest(), of up to 2,048 bytes; 0: none */
+
+	/* Answers (follow.h). MAPPING_MOVED: `request` and `sent` are the numbers of the request that moved. */
+	__u64 left;		/* bytes of the present answer's body that the server has not sent yet */
+	__u32 request;		/* sequence number of the newest request */
+	__u32 sent;		/* of the first byte that the server has not sent yet */
+	__u32 heads;		/* bit n % 32: request number n is a HEAD */
+	__u8 asked;		/* requests, modulo 256 */
+	__u8 answered;		/* answers that have been sent to the end, modulo 256 */
+	__u8 pinned;		/* not 0: the answers cannot be followed, and the connection never moves */
+	__u8 options;		/* of the client's SYN, as the low byte of a cookie has them */
+	__u32 clock;		/* moved here: the old socket's clock of timestamps, then; 0: not moved, or no timestamps */
+	__u32 origin;		/* cookie of the connection's handshake, wherever it has been since */
 };
 
 /*
@@ -355,6 +428,7 @@ struct consumed_set {
 #define MARK_MAGIC	0x52410000 /* "RA": skb->mark of packets the agent sends round through ingress again */
 #define MARK_MAGIC_MASK	0xffff0000
 #define MARK_OPENS	0x00000200 /* a validated first request */
+#define MARK_RESET	0x00000800 /* an order whose connection has moved: resets the old socket */
 #define MARK_LATER	0x00000400 /* a later segment that waits for the old socket's end */
 #define MARK_ATTEMPTS	0x000000ff /* how often it went round */
 #define MAX_ATTEMPTS	3
@@ -403,6 +477,8 @@ enum verdict {
 	DROP_REPLAYED,			/* the first request of a connection before the one that the entry is about */
 	DROP_ASKED = 30,		/* like DROP_NO_FLOW, but the backends are being asked about it */
 	DROP_ICMP,			/* an ICMP error, but no "fragmentation needed" about a packet of a flow */
+	DROP_NOTICE = 32,		/* an agent's word that a connection has moved: noted */
+	DROP_NOTICE_FORGED = 33,	/* the same by nobody who may say so, or too old */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */
@@ -420,12 +496,13 @@ enum verdict {
 	TX_BODY_TOO_LARGE,		/* 413: head and body over 2^31 - 1, more than sequence numbers compare */
 	TX_UNAVAILABLE,			/* 503: the route's cluster has no backend with weight */
 	TX_RESET_PIPELINED,		/* bytes of the next request in the same segment */
-	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection belongs to another cluster */
+	TX_RESET_ROUTE_CHANGED,		/* a later request on the connection is for the fallback, or for no route */
 	TX_DISCARDED,			/* data after the router's own answer: acknowledged, and thrown away */
 	TX_NOT_IMPLEMENTED,		/* 501: a request to go on with another protocol (Upgrade, CONNECT) */
 	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
 					 * client is behind another interface) */
 	TX_RESET_RECOVERED = 82,	/* new data on a recovered flow: nobody knows where its next request starts */
+	TX_RESET_UNMOVED = 83,		/* a request for another backend, after MAX_ORDERS repeated orders */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */
 	ROUTED_FIRST = VERDICT_ENCAPSULATED, /* the first request of a connection */
@@ -434,6 +511,11 @@ enum verdict {
 	FORWARDED_AGAIN,		/* retransmission of the newest request */
 	FORWARDED_CLOSE,		/* FIN or RST */
 	FORWARDED_ICMP = 117,		/* ICMP "fragmentation needed" about a packet of the flow's backend */
+	ROUTED_MOVED = 118,		/* a later request that another backend gets: an order to the one before */
+	FORWARDED_ORDER = 119,		/* a retransmission of that request: the order again */
+	FORWARDED_MOVING = 120,		/* what else comes meanwhile: to the one before, who hands it on */
+	FORWARDED_EARLY = 121,		/* the next request, before the one before has said that the connection moved: for
+					 * him to say it again. It comes again by itself */
 
 	/* Agent, ingress: passed to the kernel */
 	AGENT_PASS = VERDICT_AGENT,	/* not encapsulated: none of its business */
@@ -445,6 +527,11 @@ enum verdict {
 	AGENT_CLEARING,			/* turned into a reset for an old socket; a clone goes round behind it */
 	AGENT_ENDING = 136,		/* turned into a reset for the connection's own socket: the router, which has lost its
 					 * entry, has routed something else than the socket has had (first.h) */
+	AGENT_ADOPTED = 137,		/* socket created from a request that moved here */
+	AGENT_MOVED = 138,		/* turned into a reset for the socket of a connection that has moved */
+	AGENT_UNMOVABLE = 139,		/* turned into a reset for a socket whose answers could not be followed, so that its
+					 * connection could not move */
+	AGENT_CLOSED = 140,		/* an order, but the server has closed the connection: the kernel says so */
 	AGENT_DELIVERED_ICMP = 135,	/* "fragmentation needed" about what the server sent, translated */
 
 	/* Agent, ingress: dropped */
@@ -459,6 +546,9 @@ enum verdict {
 	AGENT_DROP_REPLAYED = 152,	/* the first request of a connection that has had its socket already */
 	AGENT_DROP_MPTCP = 153,		/* the server listens with MPTCP, and the kernel makes it no socket from a cookie */
 	AGENT_DROP_ICMP = 154,		/* an ICMP error that is malformed, no "fragmentation needed", or of no connection here */
+	AGENT_DROP_ORDER = 156,		/* an order by nobody who may give it, or too old, or about no connection here */
+	AGENT_DROP_BUSY = 157,		/* an order, or what follows it, before its connection can move: it comes again */
+	AGENT_DROP_EARLY = 158,		/* a request that has overtaken what is before it */
 	AGENT_DROP_ASK = 155,		/* a question by nobody who may ask, or about a tuple that is just opening */
 
 	/* Agent, ingress: round through ingress once more */
@@ -466,11 +556,15 @@ enum verdict {
 
 	/* Agent, ingress: turned round and sent out again */
 	AGENT_ASK_ANSWERED = VERDICT_AGENT_OUT, /* a router's question whose a connection is */
+	AGENT_ORDERED = 185,		/* an order carried out: the request, to the new backend */
+	AGENT_ORDERED_AGAIN = 186,	/* the same order again */
+	AGENT_HANDED_ON = 187,		/* a later packet of a connection that has moved */
 
 	/* Agent, egress */
 	AGENT_EGRESS_PASS = VERDICT_AGENT_EGRESS,
 	AGENT_EGRESS_TRANSLATED,
 	AGENT_EGRESS_DROP,		/* translation failed: the local address must not leak */
+	AGENT_EGRESS_MUTED,		/* of a connection that has moved to another backend */
 
 	/* Router: a connection that the fallback gets, by what its first data is ... */
 	FALLBACK_NOT_HTTP = VERDICT_FALLBACK, /* does not start with an HTTP/1 method */

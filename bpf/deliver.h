@@ -5,13 +5,11 @@
 #include "ask.h"
 #include "cookie.h"
 #include "first.h"
+#include "follow.h"
 #include "learn.h"
+#include "move.h"
 #include "open.h"
 #include "translate.h"
-
-const volatile __be32
-	routers_prefix; /* the encapsulation sources of the routers: a filter, not authentication */
-const volatile __be32 routers_mask;
 
 struct arrival {	    /* an inner packet, as it stands once decapsulated */
 	struct tuple tuple; /* before the translation: client -> VIP; after it: client -> server */
@@ -77,29 +75,58 @@ static __always_inline enum verdict deliver_later(struct __sk_buff *skb, const s
 }
 
 /*
+ * A later request: counted, for its answer to be followed. What the socket of a connection says is newer than what the
+ * map does. 0, or -1: it has overtaken something.
+ */
+static __noinline int take_request(struct __sk_buff *skb, const struct tuple *local, __u32 seq, int is_head)
+{
+	struct bpf_sock *sk = find_socket(skb, local);
+	struct mapping *mapping = NULL, *known;
+	struct tcp_sock *tcp;
+	int failed = 0;
+
+	if (!sk)
+		return 0;
+	tcp = sk->state == BPF_TCP_LISTEN ? NULL : (void *)bpf_skc_to_tcp_sock(sk);
+	if (tcp) {
+		known = bpf_map_lookup_elem(&mappings, local);
+		mapping = bpf_sk_storage_get(&connections, tcp, known,
+					     known && known->state == MAPPING_OPEN ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+		if (mapping)
+			failed = count_request(mapping, seq, tcp->rcv_nxt, is_head);
+	}
+	bpf_sk_release(sk);
+	return failed;
+}
+
+/*
  * The tuple's mapping may be what an older connection left, whose socket is gone, while the first request
  * of the packet's own was lost. The router says in the outer identification which one it means.
  */
 static __always_inline enum verdict deliver_if_meant(struct __sk_buff *skb, const struct tuple *local,
-						     __u16 id)
+						     const struct mapping *mapping, __u32 seq, __u16 id)
 {
-	const struct mapping *mapping = bpf_map_lookup_elem(&mappings, local);
-
-	if (mapping && outer_id(mapping->cookie) != (id & OUTER_ID_CONNECTION))
-		return AGENT_DROP_UNOPENED;
+	if (id & OUTER_ID_REQUEST) {
+		if (take_request(skb, local, seq, id & OUTER_ID_HEAD))
+			return AGENT_DROP_EARLY;
+	} else if (id & OUTER_ID_BEYOND) {
+		return AGENT_DROP_BUSY;
+	}
 	return deliver_later(skb, local, mapping);
 }
 
 /* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs.
  */
-static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_destination, __u16 id)
+static __noinline enum verdict deliver(struct __sk_buff *skb, __be32 outer_source, __be32 outer_destination,
+					    __u16 id)
 {
 	int opens = id & OUTER_ID_OPENS;
+	const struct mapping *known = NULL;
 	struct vip_key key = {};
 	struct mapping mapping = {};
 	struct arrival arrival;
 	const struct service *service;
-	struct tuple *tuple = &arrival.tuple;
+	struct tuple *tuple = &arrival.tuple, local;
 
 	if (!read_arrival(skb, &arrival))
 		return carries_icmp(skb) ? learn(skb, outer_destination, id) : AGENT_DROP_MALFORMED;
@@ -112,30 +139,43 @@ static __always_inline enum verdict deliver(struct __sk_buff *skb, __be32 outer_
 		return AGENT_DROP_NOT_SERVED;
 	if (opens && (!arrival.length || !cookie_check(tuple, arrival.seq - 1, arrival.ack - 1)))
 		return AGENT_DROP_COOKIE;
+	local = *tuple;
+	local.server = service->address;
+	local.server_port = service->port;
+	if (!opens) {
+		known = bpf_map_lookup_elem(&mappings, &local);
+		if (known && outer_id(known->cookie) != (id & OUTER_ID_CONNECTION))
+			return AGENT_DROP_UNOPENED;
+		if (known && known->state == MAPPING_MOVED)
+			return hand_on(skb, known, outer_source, id);
+	}
 	if (rewrite(skb, TRANSLATE_DESTINATION, tuple->server, tuple->server_port, service->address,
 		    service->port))
 		return AGENT_DROP_MALFORMED;
-	tuple->server = service->address;
-	tuple->server_port = service->port;
 	if (!opens)
-		return deliver_if_meant(skb, tuple, id);
+		return deliver_if_meant(skb, &local, known, arrival.seq, id);
 	mapping.vip = key.address;
 	mapping.vip_port = key.port;
 	mapping.isn = arrival.seq - 1;
 	mapping.cookie = arrival.ack - 1;
 	mapping.age = id >> 1 & AGE_LONG;
-	mapping.is_new = id & OUTER_ID_NEW;
+	mapping.is_new = !!(id & OUTER_ID_NEW);
+	mapping.options = mapping.cookie & COOKIE_OPTIONS;
+	mapping.origin = mapping.cookie;
+	first_question(&mapping, id & OUTER_ID_FIRST_HEAD);
 	mapping.first = first_digest(skb, ETH_LENGTH + IP_LENGTH + arrival.header_length, arrival.length);
-	return open_connection(skb, tuple, &mapping, arrival.header_length);
+	return open_connection(skb, &local, &mapping, arrival.header_length);
 }
 
 /* A packet that this program sent round: already decapsulated, checked and translated. */
-static __always_inline enum verdict deliver_again(struct __sk_buff *skb)
+static __noinline enum verdict deliver_again(struct __sk_buff *skb)
 {
 	const struct mapping *known;
 	struct mapping mapping = {};
 	struct arrival arrival;
 
+	if (skb->mark & MARK_RESET)
+		return reset_moved(skb);
 	if (!read_arrival(skb, &arrival))
 		return AGENT_DROP_MALFORMED;
 	known = bpf_map_lookup_elem(&mappings, &arrival.tuple);
@@ -184,7 +224,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	__u32 wanted = ETH_LENGTH + IP_LENGTH + TCP_LENGTH;
 	struct iphdr *ip;
 	void *data, *end;
-	__be32 outer_destination;
+	__be32 outer_source, outer_destination;
 	__u16 id;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
@@ -196,15 +236,18 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	ip = data + ETH_LENGTH;
 	if ((void *)(ip + 1) > end)
 		return AGENT_PASS;
+	if (ip->protocol == SHIM_PROTOCOL)
+		return receive_shim(skb);
 	if (ip->protocol != IPPROTO_IPIP)
 		return is_ask(ip, end) ? answer_ask(skb) : pass_plain(skb, ip, end);
 	if ((ip->saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)
 		return AGENT_DROP_MALFORMED;
+	outer_source = ip->saddr;
 	outer_destination = ip->daddr;
 	id = bpf_ntohs(ip->id);
 	if (bpf_skb_adjust_room(skb, -(int)IP_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return AGENT_DROP_MALFORMED;
-	return deliver(skb, outer_destination, id);
+	return deliver(skb, outer_source, outer_destination, id);
 }

@@ -59,7 +59,7 @@ static __always_inline void read_flow(struct entry *entry, struct flow *flow, co
 	if (!same_tuple(&flow->tuple, &segment->tuple))
 		return;
 	barrier();
-	__builtin_memcpy(&entry->flow, flow, offsetof(struct flow, reserved));
+	__builtin_memcpy(&entry->flow, flow, sizeof(*flow));
 	barrier();
 	if (same_tuple(&flow->tuple, &segment->tuple))
 		entry->kept = flow;
@@ -148,7 +148,8 @@ static __always_inline struct flow *new_flow(const struct segment *segment)
 	__builtin_memset(flow, 0, sizeof(*flow));
 	flow->isn = segment->seq - 1;
 	flow->cookie = segment->ack - 1;
-	flow->first = 1;
+	flow->first = FIRST_OPENS;
+	flow->options = flow->cookie & COOKIE_OPTIONS;
 	return flow;
 }
 
@@ -255,6 +256,7 @@ static __always_inline void set_request(struct flow *flow, const struct segment 
 	flow->request_ack = segment->ack;
 	flow->head_length = head;
 	flow->digest = request->digest;
+	flow->is_head = request->method == METHOD_HEAD;
 	if (segment->flags & TCP_FIN && segment_end(segment) == flow->next_request_seq)
 		flow->state = FLOW_CLOSING;
 }
@@ -271,5 +273,26 @@ static __always_inline void set_answered(struct flow *flow, const struct segment
 static __always_inline int note_request(const struct entry *entry, const struct segment *segment,
 					const struct request *request)
 {
-	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = 0);
+	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_NOT);
+}
+
+/* The request moves the flow; entry->flow says from whom to whom. */
+static __always_inline int note_order(const struct entry *entry, const struct segment *segment,
+				      const struct request *request, __u32 cluster)
+{
+	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_MOVED;
+			   flow->state = FLOW_MOVING; flow->answer = 0; flow->cluster = cluster;
+			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
+}
+
+static __always_inline int note_order_again(const struct entry *entry)
+{
+	return CHANGE_FLOW(entry, flow->answer++);
+}
+
+/* The request with these numbers has moved the flow. */
+static __always_inline int note_moved(const struct entry *entry, __u32 seq, __u32 ack)
+{
+	return CHANGE_FLOW(entry, flow->state = FLOW_OPEN; flow->isn = seq - 1; flow->cookie = ack - 1;
+			   flow->request_ack = ack);
 }

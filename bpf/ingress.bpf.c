@@ -17,6 +17,7 @@
 #include "icmp.h"
 #include "lost.h"
 #include "observe.h"
+#include "order.h"
 #include "packet.h"
 #include "recover.h"
 #include "reply.h"
@@ -136,6 +137,12 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment 
 	return UNDECIDED;
 }
 
+/* For the agent, of a connection's first request. */
+static __always_inline __u16 head_hint(const struct flow *flow)
+{
+	return flow->is_head ? OUTER_ID_FIRST_HEAD : 0;
+}
+
 /* The first request of a connection whose cookie is valid: it gets a backend and a flow entry, replacing
  * what an earlier connection left. */
 static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *segment,
@@ -159,37 +166,63 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
-	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment, OUTER_ID_NEW), ROUTED_FIRST);
+	verdict = encapsulate(ctx, segment, backend, opening_id(ctx, segment, OUTER_ID_NEW | head_hint(flow)),
+			      ROUTED_FIRST);
 	if (verdict == ROUTED_FIRST && put_flow(entry->set, segment, flow))
 		return DROP_NO_ROOM;
 	return verdict;
 }
 
+/* A later request, for another backend than the flow's. */
+static __noinline enum verdict move_flow(struct xdp_md *ctx, struct segment *segment, struct entry *entry,
+					      __u32 cluster, __u16 target)
+{
+	struct scratch *scratch = get_scratch();
+	enum verdict verdict;
+
+	if (!scratch)
+		return DROP_NO_ROOM;
+	entry->flow.mover = entry->flow.backend;
+	entry->flow.backend = target;
+	entry->flow.is_head = scratch->request.method == METHOD_HEAD;
+	verdict = give_order(ctx, segment, &entry->flow, ROUTED_MOVED);
+	if (verdict == ROUTED_MOVED && note_order(entry, segment, &scratch->request, cluster))
+		return DROP_NO_ROOM;
+	return verdict;
+}
+
 /*
- * A later request on an open flow. It stays with the flow's backend if its route names the same cluster; else
- * the connection ends, and in any case with a reset: the answer to the request before it may still be under
- * way, and the client would take what the router says for that.
+ * A later request on an open flow. It stays with the flow's backend if that is in the cluster that its route names;
+ * else the connection moves. What cannot be routed ends it, and in any case with a reset: the answer to the request
+ * before it may still be under way, and the client would take what the router says for that.
  *
  * Only one that acknowledges some of that answer is taken: the head of the request before it has arrived then,
  * and need not be known any longer. One that does not comes again by itself.
  */
-static __always_inline enum verdict continue_flow(struct xdp_md *ctx, struct segment *segment,
-						  const struct entry *entry)
+static __noinline enum verdict continue_flow(struct xdp_md *ctx, struct segment *segment,
+						  struct entry *entry)
 {
 	struct scratch *scratch = get_scratch();
 	enum verdict verdict;
-	__u32 cluster;
+	__u32 cluster, kind;
+	__u16 backend;
 
 	if (!scratch)
 		return DROP_NO_ROOM;
 	if (!seq_before(entry->flow.request_ack, segment->ack))
 		return DROP_PIPELINED;
 	verdict = route_request(ctx, segment, scratch, &cluster);
-	if ((verdict == UNDECIDED && cluster != entry->flow.cluster) || verdict == FALLBACK_NO_ROUTE)
+	if (verdict == FALLBACK_NO_ROUTE)
 		verdict = TX_RESET_ROUTE_CHANGED;
 	if (verdict != UNDECIDED)
 		return drop_or_reset(ctx, segment, verdict);
-	verdict = encapsulate(ctx, segment, entry->flow.backend, outer_id(entry->flow.cookie), ROUTED_NEXT);
+	backend = next_backend(&entry->flow, cluster, segment->hash);
+	if (backend == NO_BACKEND)
+		return drop_or_reset(ctx, segment, TX_UNAVAILABLE);
+	if (backend != entry->flow.backend)
+		return move_flow(ctx, segment, entry, cluster, backend);
+	kind = OUTER_ID_REQUEST | (scratch->request.method == METHOD_HEAD ? OUTER_ID_HEAD : 0);
+	verdict = encapsulate(ctx, segment, backend, outer_id(entry->flow.cookie) | kind, ROUTED_NEXT);
 	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request))
 		return DROP_NO_ROOM;
 	return verdict;
@@ -231,9 +264,36 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 {
 	int opens = flow->first && segment->length && is_flows_own(flow, segment) &&
 		    !(segment->flags & TCP_RST);
+	__u16 id = outer_id(flow->cookie);
 
-	return encapsulate(ctx, segment, flow->backend,
-			   opens ? opening_id(ctx, segment, 0) : outer_id(flow->cookie), verdict);
+	if (opens && flow->first == FIRST_MOVED)
+		return give_order(ctx, segment, flow, FORWARDED_ORDER);
+	if (opens)
+		id = opening_id(ctx, segment, head_hint(flow));
+	else if (verdict == FORWARDED_AGAIN)
+		id |= OUTER_ID_REQUEST | (flow->is_head ? OUTER_ID_HEAD : 0);
+	return encapsulate(ctx, segment, flow->backend, id, verdict);
+}
+
+/*
+ * A segment while the flow moves. The order goes again with the request; what else there is, by the backend that has
+ * the order, and if it is behind the request only to whom that one has handed the connection.
+ */
+static __noinline enum verdict forward_moving(struct xdp_md *ctx, struct segment *segment,
+						   const struct entry *entry, enum verdict verdict)
+{
+	const struct flow *flow = &entry->flow;
+	__u16 id = outer_id(flow->cookie);
+
+	if (verdict == FORWARDED_AGAIN) {
+		if (flow->answer >= MAX_ORDERS)
+			return send_reset(ctx, segment, TX_RESET_UNMOVED);
+		verdict = give_order(ctx, segment, flow, FORWARDED_ORDER);
+		return verdict == FORWARDED_ORDER && note_order_again(entry) ? DROP_NO_ROOM : verdict;
+	}
+	if (seq_before(flow->request_seq, data_end(segment)))
+		id |= OUTER_ID_BEYOND;
+	return encapsulate(ctx, segment, flow->mover, id, FORWARDED_MOVING);
 }
 
 static __always_inline enum verdict forward_close(struct xdp_md *ctx, struct segment *segment,
@@ -295,6 +355,8 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, struct segm
 	}
 	if (flow->state == FLOW_FALLBACK)
 		return forward_to_fallback(ctx, segment, flow);
+	if (flow->state == FLOW_MOVING)
+		return forward_moving(ctx, segment, entry, FORWARDED);
 	if (!(segment->flags & (TCP_FIN | TCP_RST)))
 		return forward(ctx, segment, flow, FORWARDED);
 	return forward_close(ctx, segment, entry);
@@ -305,7 +367,7 @@ static __always_inline enum verdict on_flow_bare(struct xdp_md *ctx, struct segm
  * comes, the rest of a body mostly, is acknowledged and thrown away, so that a client which writes
  * everything before it reads gets to see the answer.
  */
-static __always_inline enum verdict on_answered_data(struct xdp_md *ctx, const struct segment *segment,
+static __noinline enum verdict on_answered_data(struct xdp_md *ctx, const struct segment *segment,
 						     const struct entry *entry)
 {
 	const struct flow *answered = &entry->flow;
@@ -387,6 +449,15 @@ static __always_inline enum verdict on_recovered_data(struct xdp_md *ctx, const 
 	return beyond > ASK_SEQ_REACH ? DROP_OUT_OF_ORDER : send_reset(ctx, segment, TX_RESET_RECOVERED);
 }
 
+/* Data from the next request's place on, or beyond. Of a flow that moves, the mover may have said that it is done, and
+ * nobody has heard it: with any other request than the one that moves he says it again, and nothing else. */
+static __noinline enum verdict early(struct xdp_md *ctx, struct segment *segment, const struct flow *flow)
+{
+	if (flow->state != FLOW_MOVING || segment->seq != flow->next_request_seq)
+		return DROP_OUT_OF_ORDER;
+	return give_order(ctx, segment, flow, FORWARDED_EARLY);
+}
+
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segment *segment,
@@ -408,19 +479,20 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 	if (flow->state == FLOW_RECOVERED)
 		return on_recovered_data(ctx, segment, flow);
 	if (!seq_before(segment->seq, flow->next_request_seq))
-		return DROP_OUT_OF_ORDER;
+		return early(ctx, segment, flow);
 	if (seq_before(flow->next_request_seq, segment_end(segment)))
 		return send_reset(ctx, segment, TX_RESET_PIPELINED);
 	verdict = check_again(ctx, segment, flow);
 	if (verdict < VERDICT_ENCAPSULATED)
 		return verdict;
+	if (flow->state == FLOW_MOVING)
+		return forward_moving(ctx, segment, entry, verdict);
 	if (segment->flags & TCP_FIN)
 		return forward_close(ctx, segment, entry);
 	return forward(ctx, segment, flow, verdict);
 }
 
-static __always_inline enum verdict on_flow(struct xdp_md *ctx, struct segment *segment,
-					    const struct entry *entry)
+static __always_inline enum verdict on_flow(struct xdp_md *ctx, struct segment *segment, struct entry *entry)
 {
 	if (!segment->length || segment->flags & TCP_RST)
 		return on_flow_bare(ctx, segment, entry);
@@ -435,7 +507,7 @@ static __always_inline enum verdict decide(struct xdp_md *ctx, struct segment *s
 	enum verdict verdict = parse_packet(ctx, segment);
 
 	if (verdict != UNDECIDED)
-		return verdict == PASS_NOT_TCP ? on_other_protocol(ctx, segment) : verdict;
+		return verdict;
 	segment->hash = flow_hash(&segment->tuple);
 	find_flow(&entry, segment);
 	if (!entry.set)
@@ -462,6 +534,34 @@ __noinline enum verdict handle(struct xdp_md *ctx, struct outcome *outcome)
 	return verdict;
 }
 
+/* A packet that is IPv4 but not TCP. Global, and called from where the stack has room. */
+__noinline enum verdict handle_other(struct xdp_md *ctx, struct outcome *outcome)
+{
+	const struct iphdr *ip = (void *)(long)ctx->data + ETH_LENGTH;
+	struct segment segment = { .backend = NO_BACKEND };
+	enum verdict verdict;
+
+	if (!outcome || (void *)(ip + 1) > (void *)(long)ctx->data_end)
+		return PASS_NOT_TCP;
+	if (ip->protocol == SHIM_PROTOCOL)
+		return take_notice(ctx);
+	segment.tuple.client = ip->saddr;
+	segment.tuple.server = ip->daddr;
+	verdict = on_other_protocol(ctx, &segment);
+	note_outcome(outcome, &segment);
+	return verdict;
+}
+
+/* What is left to do once handle() has come to a verdict. */
+static __always_inline enum verdict finish(struct xdp_md *ctx, struct outcome *outcome, enum verdict verdict)
+{
+	if (unlikely(verdict == PASS_NOT_TCP))
+		return handle_other(ctx, outcome);
+	if (unlikely(verdict == ROUTED_MOVED || verdict == FORWARDED_ORDER || verdict == FORWARDED_EARLY))
+		return write_order(ctx) ? DROP_NO_ROOM : verdict;
+	return verdict;
+}
+
 /* What was taken off goes where the frame goes, back or up; through another interface go no tags. */
 static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, struct observer *observer)
 {
@@ -472,7 +572,7 @@ static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, struct obs
 		*outcome = nothing_known;
 		return DROP_NO_ROOM;
 	}
-	verdict = handle(ctx, outcome);
+	verdict = finish(ctx, outcome, handle(ctx, outcome));
 	return outcome->leaves || !put_tags(ctx, &observer->tags) ? verdict : DROP_NO_ROOM;
 }
 
@@ -490,7 +590,7 @@ int rauta_ingress(struct xdp_md *ctx)
 	if (unlikely(has_tag(ctx)))
 		verdict = handle_tagged(ctx, observer);
 	else
-		verdict = handle(ctx, &observer->outcome);
+		verdict = finish(ctx, &observer->outcome, handle(ctx, &observer->outcome));
 	observe(&observer->outcome, verdict, start);
 	if (verdict < VERDICT_DROP || verdict >= VERDICT_FALLBACK)
 		return XDP_PASS;
@@ -507,6 +607,11 @@ const volatile struct {
 	enum verdict_class verdict_class;
 	enum method method;
 	enum no_route_answer no_route;
+	enum first_kind first_kind;
+	enum shim_kind shim_kind;
+	enum shim_flags shim_flags;
+	struct shim shim;
+	struct bond bond;
 	enum path_kind path_kind;
 	enum host_kind host_kind;
 	enum flow_state flow_state;

@@ -17,26 +17,31 @@
 #include "translate.h"
 
 /*
- * The request echoes nothing any more, which is what a TSecr of 0 means. 0, or negative. The checksum is a sum of pairs
+ * The request echoes something else; nothing any more, if that is 0. 0, or negative. The checksum is a sum of pairs
  * of bytes; if the option is at an odd place, those of the echo are pairs with their neighbours.
  */
-static __always_inline long forget_echo(struct __sk_buff *skb, const struct option_bytes *options)
+static __always_inline long set_echo(struct __sk_buff *skb, const struct option_bytes *options, __u32 value)
 {
 	__u32 at = TCP_OFFSET(source) + TCP_LENGTH + (options->tsecr_at & 63);
-	__be32 nothing = 0, echo = options->tsecr;
+	__be32 becomes = bpf_htonl(value), echo = options->tsecr, sum = becomes;
 
-	if (at & 1)
+	if (at & 1) {
 		echo = echo << 8 | echo >> 24;
-	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), echo, nothing, sizeof(nothing)))
+		sum = sum << 8 | sum >> 24;
+	}
+	if (bpf_l4_csum_replace(skb, TCP_OFFSET(check), echo, sum, sizeof(sum)))
 		return -1;
-	return bpf_skb_store_bytes(skb, at, &nothing, sizeof(nothing), 0);
+	return bpf_skb_store_bytes(skb, at, &becomes, sizeof(becomes), 0);
 }
 
-static __always_inline long set_timestamps(struct __sk_buff *skb, __u32 header_length, __u16 age,
+/* A connection that has moved here goes on with the clock of its old socket, which the client may have seen a while
+ * ago: what it echoes is set forward as well. */
+static __always_inline long set_timestamps(struct __sk_buff *skb, __u32 header_length, const struct mapping *mapping,
 					   struct bpf_tcp_req_attrs *attrs)
 {
 	struct option_bytes *options = option_scratch();
-	__u32 length = header_length - TCP_LENGTH;
+	__u32 length = header_length - TCP_LENGTH, clock;
+	__u16 age = mapping->age;
 
 	if (!options || header_length <= TCP_LENGTH || length > TCP_MAX_OPTIONS)
 		return 0;
@@ -47,17 +52,22 @@ static __always_inline long set_timestamps(struct __sk_buff *skb, __u32 header_l
 		return 0;
 	attrs->tstamp_ok = 1;
 	attrs->rcv_tsval = bpf_ntohl(options->tsval);
-	attrs->rcv_tsecr = bpf_ntohl(options->tsecr) + age;
-	return age && age <= LONGEST_TRIP_MS ? 0 : forget_echo(skb, options);
+	clock = bpf_ntohl(options->tsecr);
+	if (mapping->moved && (__s32)(mapping->clock - clock) > 0)
+		clock = mapping->clock;
+	attrs->rcv_tsecr = clock + age;
+	if (!age || age > LONGEST_TRIP_MS)
+		return set_echo(skb, options, 0);
+	return mapping->moved ? set_echo(skb, options, clock) : 0;
 }
 
-/* The options that the client's SYN had, as the cookie remembers them. */
-static __always_inline void set_options(struct bpf_tcp_req_attrs *attrs, __u32 cookie)
+/* The options that the client's SYN had, as the low byte of its cookie remembers them. */
+static __always_inline void set_options(struct bpf_tcp_req_attrs *attrs, __u8 options)
 {
-	__u8 wscale = (cookie & COOKIE_OPTIONS) >> COOKIE_WSCALE_SHIFT;
+	__u8 wscale = options >> COOKIE_WSCALE_SHIFT;
 
-	attrs->mss = cookie_mss[cookie >> COOKIE_MSS_SHIFT & 3];
-	attrs->sack_ok = !!(cookie & COOKIE_SACK);
+	attrs->mss = cookie_mss[options >> COOKIE_MSS_SHIFT & 3];
+	attrs->sack_ok = !!(options & COOKIE_SACK);
 	if (wscale != COOKIE_NO_WSCALE) {
 		attrs->wscale_ok = 1;
 		attrs->snd_wscale = wscale;
@@ -78,14 +88,14 @@ static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct 
 		return AGENT_DROP_REFUSED;
 	if (is_mptcp(tcp))
 		return AGENT_DROP_MPTCP;
-	set_options(&attrs, mapping->cookie);
-	if (set_timestamps(skb, header_length, mapping->age, &attrs))
+	set_options(&attrs, mapping->options);
+	if (set_timestamps(skb, header_length, mapping, &attrs))
 		return AGENT_DROP_MALFORMED;
 	if (remember(local, mapping, MAPPING_OPENING))
 		return AGENT_DROP_REFUSED;
 	if (bpf_sk_assign_tcp_reqsk(skb, (struct sock *)tcp, &attrs, sizeof(attrs)))
 		return AGENT_DROP_REFUSED;
-	return AGENT_OPENED;
+	return mapping->moved ? AGENT_ADOPTED : AGENT_OPENED;
 }
 
 /* Has a router that knows of no earlier first data sent any that the socket has not had? What differs, or cannot be
@@ -127,7 +137,7 @@ static __always_inline enum verdict meet_socket(struct __sk_buff *skb, struct bp
 }
 
 /* `mapping` says which VIP and which numbers the packet came with. */
-static __always_inline enum verdict open_connection(struct __sk_buff *skb, const struct tuple *local,
+static __noinline enum verdict open_connection(struct __sk_buff *skb, const struct tuple *local,
 						    struct mapping *mapping, __u32 header_length)
 {
 	struct bpf_sock *sk = find_socket(skb, local);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "consumed.h"
+#include "follow.h"
 #include "socket.h"
 #include "translate.h"
 
@@ -21,24 +22,28 @@ static __always_inline int owns_tuple(const struct bpf_sock *sk, const struct tu
  * answer is spared that. An old socket's segments, which is being cleared, say nothing of the new
  * connection.
  */
-static __always_inline void note_segment(struct bpf_sock *sk, const struct tuple *local,
-					 struct mapping *mapping, int ends)
+static __always_inline struct mapping *note_segment(struct bpf_sock *sk, const struct tuple *local,
+						    struct mapping *mapping, int ends)
 {
 	struct mapping shown = *mapping, *kept; /* a copy: ingress may be writing the next connection's */
 
 	barrier();
 	if (!has_numbers(sk, &shown))
-		return;
+		return NULL;
+	if (shown.state == MAPPING_MOVED)
+		return mapping;
 	if (shown.state != MAPPING_OPEN) {
 		consume(local, &shown);
 		mapping->state = MAPPING_OPEN;
-		return;
+		return mapping;
 	}
 	if (ends)
-		return;
+		return mapping;
 	kept = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (kept)
-		*kept = shown;
+	if (!kept)
+		return mapping;
+	*kept = shown;
+	return kept;
 }
 
 /*
@@ -52,24 +57,29 @@ static __always_inline void note_end(const struct tuple *local, const struct map
 	bpf_map_update_elem(&mappings, local, mapping, BPF_NOEXIST);
 }
 
+/* `place`: offset of the payload in the packet, and `seq`, the number of its first byte. */
 static __always_inline const struct mapping *find_mapping(struct __sk_buff *skb, const struct tuple *local,
-							  int ends)
+							  int ends, __u32 seq, __u32 offset)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct mapping *mapping;
+	struct mapping *mapping, *own;
 
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
 	if (sk && owns_tuple(sk, local)) {
 		mapping = bpf_sk_storage_get(&connections, sk, NULL, 0);
 		if (mapping) {
-			if (ends)
+			follow_answer(skb, mapping, seq, offset);
+			if (ends && mapping->state != MAPPING_MOVED)
 				note_end(local, mapping);
 			return mapping;
 		}
 		mapping = bpf_map_lookup_elem(&mappings, local);
-		if (mapping)
-			note_segment(sk, local, mapping, ends);
+		if (!mapping)
+			return NULL;
+		own = note_segment(sk, local, mapping, ends);
+		if (own)
+			follow_answer(skb, own, seq, offset);
 		return mapping;
 	}
 	return bpf_map_lookup_elem(&mappings, local);
@@ -91,9 +101,12 @@ static __always_inline enum verdict respond(struct __sk_buff *skb)
 	local.server = headers.ip->saddr;
 	local.client_port = headers.tcp->dest;
 	local.server_port = headers.tcp->source;
-	mapping = find_mapping(skb, &local, tcp_flags(headers.tcp) & (TCP_FIN | TCP_RST));
+	mapping = find_mapping(skb, &local, tcp_flags(headers.tcp) & (TCP_FIN | TCP_RST),
+			       bpf_ntohl(headers.tcp->seq), ETH_LENGTH + IP_LENGTH + tcp_header_length(headers.tcp));
 	if (!mapping)
 		return AGENT_EGRESS_PASS;
+	if (mapping->state == MAPPING_MOVED)
+		return AGENT_EGRESS_MUTED;
 	if (rewrite(skb, TRANSLATE_SOURCE, local.server, local.server_port, mapping->vip,
 		    mapping->vip_port))
 		return AGENT_EGRESS_DROP;

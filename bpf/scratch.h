@@ -59,6 +59,12 @@ struct line_reader { /* where reading the header lines stands */
 	__u32 verdict; /* 0: the empty line was found */
 };
 
+struct order { /* to a backend's agent, once it is encapsulated; see order.h */
+	__u32 target; /* index of the new backend */
+	__u32 cookie;
+	__u32 is_head;
+};
+
 struct scratch {
 	__u8 head[HEAD_CAPACITY +
 		  16]; /* 16: a word may be read at the last position, and zeroes follow the text */
@@ -66,6 +72,7 @@ struct scratch {
 	struct prefix prefix[PREFIXES];
 	struct path_reader path;
 	struct line_reader lines;
+	struct order order;
 	struct flow flow; /* the entry to be, where the 512 bytes of stack have no room for it */
 	__u32 zero;	  /* always 0, which the verifier does not know: see forget() */
 };

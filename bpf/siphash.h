@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * SipHash-2-4 (Aumasson, Bernstein: "SipHash: a fast short-input PRF", 2012) of messages of a fixed length:
- * 17 bytes are what a cookie covers, 20 what a connection's fingerprint does, 64 what the tag of an ask does.
+ * 17 bytes are what a cookie covers, 20 what a connection's fingerprint does, 48 what the tag of an order does, 64 that of an ask.
  */
 #pragma once
 
@@ -65,6 +65,11 @@ static __always_inline __u64 siphash_20(const __u64 key[2], __u64 word0, __u64 w
 	const __u64 word[] = { word0, word1 };
 
 	return siphash(key, word, 2, last, 20);
+}
+
+static __always_inline __u64 siphash_48(const __u64 key[2], const __u64 word[6])
+{
+	return siphash(key, word, 6, 0, 48);
 }
 
 static __always_inline __u64 siphash_64(const __u64 key[2], const __u64 word[8])

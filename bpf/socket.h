@@ -31,7 +31,11 @@ extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk, struc
 
 struct tcp_sock {
 	__u32 rcv_nxt;
+	__u32 copied_seq;
 	__u32 snd_nxt;
+	__u32 write_seq;
+	__u32 srtt_us;
+	__u32 tsoffset;
 	_Bool is_mptcp;
 } __attribute__((preserve_access_index));
 

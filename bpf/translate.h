@@ -33,6 +33,10 @@ struct { /* the same, with the socket: as long as it lives, and never evicted */
 	__type(value, struct mapping);
 } connections SEC(".maps");
 
+const volatile __be32
+	routers_prefix; /* the encapsulation sources of the routers: a filter, not authentication */
+const volatile __be32 routers_mask;
+
 #define TCP_OFFSET(field) (ETH_LENGTH + IP_LENGTH + offsetof(struct tcphdr, field))
 
 struct headers {

@@ -32,7 +32,7 @@ from rauta.observation import Observation
 
 __all__ = ["EventCounts", "RouteRequests", "Router"]
 
-_ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT")
+_ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT", "ROUTED_MOVED")
 _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
@@ -136,14 +136,16 @@ class Router(loading.Loaded):
     def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
         """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
 
-        When this returns, new connections go by the new weights, and none to a backend of weight 0; connections that
-        there are stay where they are. `rauta.maglev` says which of the table's slots change hands. RautaError if there
+        When this returns, new connections go by the new weights, and none to a backend of weight 0. Connections that
+        there are stay where they are, but for a backend of weight 0: its own move at their next request, if another one
+        of the cluster has a weight. `rauta.maglev` says which of the table's slots change hands. RautaError if there
         is no such cluster or backend, or a weight is none; then nothing has changed.
         """
         number, before, after = reweighted(self.config, cluster, weights)
         self._balancer().replace(number, before, after)
         clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
         self.config = self.config.model_copy(update={"clusters": clusters})
+        self.object.maps["members"].update_batch(tables.members(self.config))
 
     def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
         """The fallback's place among the backends, and its agent."""
@@ -226,6 +228,7 @@ class Router(loading.Loaded):
         self.object.rodata["route_key"] = self.keys.route_key
         self.object.rodata["flow_key"] = self.keys.flow_key
         self.object.rodata["digest_keys"] = self.keys.digest_keys
+        self.object.rodata["member_words"] = tables.member_words(self.config)
         self.object.rodata["flow_sets"] = _flow_sets(self.config)
         self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
         self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)
@@ -233,6 +236,8 @@ class Router(loading.Loaded):
 
     def _size_maps(self, content: tables.RouterTables) -> None:
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
+        words = len(self.config.clusters) * tables.member_words(self.config)
+        self.object.maps["members"].set_max_entries(max(1, words))
         self.object.maps["route_requests"].set_max_entries(max(1, sum(len(vip.routes) for vip in self.config.vips)))
         for name, entries in (("hosts", content.hosts), ("paths", content.paths)):
             self.object.maps[name].set_max_entries(2 * len(entries) + _SPARE_ENTRIES)
@@ -244,6 +249,7 @@ class Router(loading.Loaded):
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
         self._balancer().fill(self.config.clusters)
+        maps["members"].update_batch(tables.members(self.config))
         maps["vips"].update_batch(content.vips)
 
     def _balancer(self) -> Balancer:

@@ -52,6 +52,8 @@ __all__ = [
     "local_backend_entry",
     "maglev_table",
     "maglev_values",
+    "member_words",
+    "members",
     "path_hash",
     "path_route",
     "router_tables",
@@ -69,6 +71,7 @@ _Numbered: TypeAlias = tuple[int, Route]
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD_BITS = (1 << 64) - 1
 _WORD_BYTES = 8
+_WORD_OF_MEMBERS = 64
 _NO_ROUTE = {404: NoRouteAnswer.NOT_FOUND, "reset": NoRouteAnswer.RESET, "fallback": NoRouteAnswer.FALLBACK}
 
 
@@ -247,6 +250,25 @@ def fallback_index(config: Config) -> int:
 def local_backend_entry(address: IPv4Address) -> dict[str, Any]:
     """The value of the fallback in the map `backends`: this very host, under the address that its agent answers for."""
     return {"address": be32(address), "interface": BACKEND_LOCAL}
+
+
+def member_words(config: Config) -> int:
+    """How many 64-bit words of the map `members` a cluster has: one bit for each backend."""
+    return -(-(len(config.backends()) + 1) // _WORD_OF_MEMBERS)
+
+
+def members(config: Config) -> list[tuple[int, int]]:
+    """The entries of `members`: bit b % 64 of entry cluster * member_words + b // 64 says that backend b is in it.
+
+    A backend without weight is not: its connections move at their next request, if there is another one.
+    """
+    indices, words = backend_indices(config), member_words(config)
+    found = []
+    for number, cluster in enumerate(config.clusters):
+        bits = sum(1 << indices[name] for name, weight in cluster.weights().items() if weight)
+        mask = (1 << _WORD_OF_MEMBERS) - 1
+        found += [(number * words + word, bits >> word * _WORD_OF_MEMBERS & mask) for word in range(words)]
+    return found
 
 
 def maglev_values(table: array[int]) -> bytes:
