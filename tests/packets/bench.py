@@ -65,6 +65,7 @@ class Bench:
         obj.load()
         self.verdicts: dict[str, int] = obj.btf.enum("verdict")
         obj.maps["cookie_keys"].update(0, {"key": [list(key) for key in oracle.COOKIE_KEYS], "epoch": 0})
+        obj.maps["ask_keys"].update(0, {"key": [list(key) for key in oracle.ASK_KEYS]})
 
     def counters(self) -> list[int]:
         """The counters by number, over all VIPs and CPUs."""
@@ -136,10 +137,13 @@ class Router(Bench):
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
         obj.rodata["flow_sets"] = FLOW_SETS
         obj.maps["flows"].set_max_entries(FLOW_SETS)
+        obj.maps["members"].set_max_entries(len(CLUSTERS))
         super().__init__(obj)
         self.maglev = {cluster: oracle.maglev_table(weights) for cluster, weights in CLUSTERS.items()}
         for cluster, table in self.maglev.items():
             self._put_cluster(INDEX[cluster], table)
+            members = sum(1 << BACKENDS[name].index for name, weight in CLUSTERS[cluster].items() if weight)
+            self.object.maps["members"].update(INDEX[cluster], members)
         self.reset()
 
     def reset(self) -> None:
@@ -259,7 +263,9 @@ class Router(Bench):
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
         """
         new = verdict == "ROUTED_FIRST"
-        self.sends(segment, verdict, self.encapsulated(segment, backend, opens=opens, cookie=cookie, new=new))
+        starts = verdict in ("ROUTED_NEXT", "FORWARDED_AGAIN")
+        expected = self.encapsulated(segment, backend, opens=opens, cookie=cookie, new=new, starts=starts)
+        self.sends(segment, verdict, expected)
 
     def falls_back(self, segment: Segment, verdict: str, *, opens: bool = False, cookie: int | None = None) -> None:
         """To the fallback: up to the kernel, encapsulated for the router's own host, between the same two machines."""
@@ -274,7 +280,8 @@ class Router(Bench):
         """To that backend, encapsulated, out of another interface, which has that MAC address."""
         code, output = self.run("rauta_ingress", segment, verdict)
         new = verdict == "ROUTED_FIRST"
-        expected = self.encapsulated(segment, backend, opens=opens, mac=source_mac, new=new)
+        starts = verdict == "ROUTED_NEXT"
+        expected = self.encapsulated(segment, backend, opens=opens, mac=source_mac, new=new, starts=starts)
         assert (code, output.hex(" ")) == (XDP_REDIRECT, expected.hex(" "))
 
     def encapsulated(
@@ -286,11 +293,14 @@ class Router(Bench):
         cookie: int | None = None,
         mac: str = frames.ROUTER_MAC,
         new: bool | None = None,
+        starts: bool = False,
     ) -> bytes:
         """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
-        return frames.encapsulated(segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new)
+        return frames.encapsulated(
+            segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new, starts=starts
+        )
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
         """Back to the client, as the cookie SYN-ACK; its timestamp is the router's clock of just now."""
@@ -420,6 +430,9 @@ def entry(
         "answer": 0,
         "digest": oracle.head_digest(head),
         "body_seq": segment.seq,
+        "mover": 0,
+        "is_head": int(head.startswith(b"HEAD ")),
+        "options": segment.connection.cookie & 0xFF,
     }
     return made | changes
 

@@ -24,7 +24,8 @@ ROUTER_WSCALE = 7
 ROUTER_WINDOW = 29200
 PATH_MTU = 1500
 OUTER_ID_OPENS, OUTER_ID_CONNECTION = 0x0001, 0xFFF8
-OUTER_ID_NEW = 0x8000
+OUTER_ID_NEW, OUTER_ID_FIRST_HEAD = 0x8000, 0x4000
+OUTER_ID_REQUEST, OUTER_ID_HEAD, OUTER_ID_BEYOND = 0x0002, 0x0004, 0x0004
 AGE_LONG, LONGEST_TRIP_MS = 0x1FFF, 333
 COOKIE_MSS_VALUES = (536, 1220, 1400, 1460)
 COOKIE_NO_WSCALE = 15
@@ -49,7 +50,7 @@ ASK_VERSION = 1
 ASK_WHOSE, ASK_MINE, ASK_NOT_MINE = 1, 2, 3
 ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
 ANSWER_REFUSED, ANSWER_NOT_MINE, ANSWER_RECOVERED, ANSWER_LATE = 0, 1, 2, 3
-MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING = 1, 2, 3
+MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING, MAPPING_MOVED = 1, 2, 3, 4
 MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
 MAX_ATTEMPTS = 3
 
@@ -266,13 +267,17 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
 
 
-def outer_id(cookie: int, *, opens: bool, age: int = 0, new: bool = False) -> int:
+def outer_id(cookie: int, *, opens: bool, age: int = 0, new: bool = False, request: bytes = b"") -> int:
     """The identification in the outer header of a connection's packets.
 
-    Of a first request it says the age, and whether the router knows of no earlier one.
+    Of a first request it says the age, and whether the router knows of no earlier one; of a later one, that `request`
+    starts there.
     """
-    first = (OUTER_ID_NEW if new else 0) | age << 1 | OUTER_ID_OPENS
-    return first if opens else cookie >> 16 & OUTER_ID_CONNECTION
+    head = request.startswith(b"HEAD ")
+    if opens:
+        return (OUTER_ID_NEW if new else 0) | (OUTER_ID_FIRST_HEAD if head else 0) | age << 1 | OUTER_ID_OPENS
+    hints = (OUTER_ID_REQUEST | (OUTER_ID_HEAD if head else 0)) if request else 0
+    return cookie >> 16 & OUTER_ID_CONNECTION | hints
 
 
 # ---- keyed hashes ---------------------------------------------------------------------------------------
