@@ -276,6 +276,48 @@ class Router(Bench):
         expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=mac, new=False)
         assert (code, output.hex(" ")) == (XDP_PASS, expected.hex(" "))
 
+    def orders(
+        self,
+        segment: Segment,
+        verdict: str,
+        mover: str,
+        target: str,
+        *,
+        cookie: int | None = None,
+        epoch: int = 0,
+        source_mac: str | None = None,
+    ) -> None:
+        """To the backend `mover`, with the order to hand the connection over to `target`.
+
+        The order calls the connection by a `cookie`, by default that of its handshake. With `source_mac` it leaves by
+        another interface, which has that MAC address.
+        """
+        earliest = oracle.shim_time()
+        code, output = self.run("rauta_ingress", segment, verdict)
+        said = int.from_bytes(output[frames.SHIM + 4 : frames.SHIM + 6], "little")
+        assert said in (earliest, oracle.shim_time())
+        shim = self.order(segment, mover, target, cookie=cookie, epoch=epoch, time=said)
+        mac = frames.ROUTER_MAC if source_mac is None else source_mac
+        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac)
+        assert (code, output.hex(" ")) == (XDP_REDIRECT if source_mac else XDP_TX, expected.hex(" "))
+
+    def order(
+        self, segment: Segment, mover: str, target: str, *, cookie: int | None = None, epoch: int = 0, time: int
+    ) -> oracle.Shim:
+        """What it says."""
+        return oracle.Shim(
+            kind=oracle.SHIM_MOVE,
+            four=segment.connection.tuple,
+            seq=segment.seq,
+            ack=segment.ack,
+            source=oracle.outer_source(segment.connection.tuple, *self.outer),
+            destination=BACKENDS[mover].address,
+            first=oracle.be32(BACKENDS[target].address),
+            second=segment.connection.cookie if cookie is None else cookie,
+            time=time,
+            flags=epoch | (oracle.SHIM_HEAD if segment.payload.startswith(b"HEAD ") else 0),
+        )
+
     def redirects(self, segment: Segment, verdict: str, backend: str, source_mac: str, *, opens: bool = False) -> None:
         """To that backend, encapsulated, out of another interface, which has that MAC address."""
         code, output = self.run("rauta_ingress", segment, verdict)

@@ -33,6 +33,7 @@ SECOND_VIP, SECOND_VIP_PORT, SECOND_LOCAL_PORT = "198.18.100.82", 8443, 9090
 
 ETHERNET_HEADER = 14
 HEADERS = ETHERNET_HEADER + 20 + 20  # in front of TCP options and payload, without IPv4 options
+SHIM = ETHERNET_HEADER + 20  # where a shim is
 TCP_WINDOW = 502  # of the client's segments after the SYN
 ISN = 0x1000_0000
 CLIENT_CLOCK = 0x0102_0304  # TSval of a client's segments
@@ -358,6 +359,19 @@ def encapsulated(
     request = segment.payload if opens or starts else b""
     packet = outer_packet(segment.packet, backend, source, cookie, opens=opens, age=age, new=new, request=request)
     return ethernet(mac, backend.mac, packet)
+
+
+def ordered(segment: Segment, shim: oracle.Shim, source: str, destination: str) -> bytes:
+    """The frame in which a shim stands in front of a client's packet; between these two MAC addresses."""
+    return ethernet(source, destination, shimmed(segment.packet, shim))
+
+
+def shimmed(packet: bytes, shim: oracle.Shim | bytes, **outer: Any) -> bytes:
+    """The IPv4 packet in which a shim stands in front of another one; `outer` is to differ in its header."""
+    header: dict[str, Any] = {"tos": packet[1], "id": 0, "flags": "DF", "ttl": 64, "proto": oracle.SHIM_PROTOCOL}
+    if isinstance(shim, oracle.Shim):
+        header |= {"src": shim.source, "dst": shim.destination}
+    return bytes(IP(**header | outer) / Raw(bytes(shim) + packet))
 
 
 def outer_packet(
