@@ -30,6 +30,13 @@ static __always_inline int is_member(__u32 cluster, __u32 backend)
 	return word && *word >> (backend & 63) & 1;
 }
 
+static __always_inline int is_configured(__u32 index)
+{
+	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	return backend && backend->address;
+}
+
 /* Whoever has the same address is the same host: its agent has one server for the VIP. */
 static __always_inline int is_same_host(__u32 one, __u32 other)
 {
@@ -119,8 +126,11 @@ static __noinline enum verdict give_order(struct xdp_md *ctx, struct segment *se
 					  enum verdict verdict)
 {
 	struct scratch *scratch = get_scratch();
-	enum verdict failed = encapsulate_shimmed(ctx, segment, flow->mover);
+	enum verdict failed;
 
+	if (!is_configured(flow->backend))
+		return DROP_NO_BACKEND;
+	failed = encapsulate_shimmed(ctx, segment, flow->mover);
 	if (!scratch || failed != UNDECIDED)
 		return failed == UNDECIDED ? DROP_NO_ROOM : failed;
 	segment->backend = flow->backend;

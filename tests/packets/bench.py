@@ -139,11 +139,8 @@ class Router(Bench):
         obj.maps["flows"].set_max_entries(FLOW_SETS)
         obj.maps["members"].set_max_entries(len(CLUSTERS))
         super().__init__(obj)
-        self.maglev = {cluster: oracle.maglev_table(weights) for cluster, weights in CLUSTERS.items()}
-        for cluster, table in self.maglev.items():
-            self._put_cluster(INDEX[cluster], table)
-            members = sum(1 << BACKENDS[name].index for name, weight in CLUSTERS[cluster].items() if weight)
-            self.object.maps["members"].update(INDEX[cluster], members)
+        self.maglev: dict[str, list[str | None]] = {}
+        self._reweighed = set(CLUSTERS)
         self.reset()
 
     def reset(self) -> None:
@@ -154,6 +151,9 @@ class Router(Bench):
             self.object.maps["backends"].update(backend.index, value)
         local = {"address": oracle.be32(FALLBACK.address), "interface": oracle.BACKEND_LOCAL}
         self.object.maps["backends"].update(FALLBACK.index, local)
+        for cluster in self._reweighed:
+            self._weigh(cluster, CLUSTERS[cluster])
+        self._reweighed.clear()
         self.set_cookie_keys(oracle.COOKIE_KEYS, 0)
         self.route(*SHOP_ROUTES)
 
@@ -181,6 +181,17 @@ class Router(Bench):
             "interface": interface,
         }
         self.object.maps["backends"].update(one.index, value)
+
+    def weigh(self, cluster: str, **weights: int) -> None:
+        """Gives the backends of a cluster other weights, by their names with `_` for `-`."""
+        self._weigh(cluster, {name.replace("_", "-"): weight for name, weight in weights.items()})
+        self._reweighed.add(cluster)
+
+    def _weigh(self, cluster: str, weights: Mapping[str, int]) -> None:
+        self.maglev[cluster] = oracle.maglev_table(weights)
+        self._put_cluster(INDEX[cluster], self.maglev[cluster])
+        members = sum(1 << BACKENDS[name].index for name, weight in weights.items() if weight)
+        self.object.maps["members"].update(INDEX[cluster], members)
 
     def retire(self, backend: str) -> None:
         """Takes a backend out of the configuration."""
@@ -256,15 +267,25 @@ class Router(Bench):
         assert (code, output.hex(" ")) == (XDP_TX, expected.hex(" "))
 
     def forwards(
-        self, segment: Segment, verdict: str, backend: str, *, opens: bool = False, cookie: int | None = None
+        self,
+        segment: Segment,
+        verdict: str,
+        backend: str,
+        *,
+        opens: bool = False,
+        cookie: int | None = None,
+        beyond: bool = False,
     ) -> None:
-        """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection.
+        """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection, `beyond` if
+        it must say that the segment lies behind a request that is being moved.
 
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
         """
         new = verdict == "ROUTED_FIRST"
         starts = verdict in ("ROUTED_NEXT", "FORWARDED_AGAIN")
-        expected = self.encapsulated(segment, backend, opens=opens, cookie=cookie, new=new, starts=starts)
+        expected = self.encapsulated(
+            segment, backend, opens=opens, cookie=cookie, new=new, starts=starts, beyond=beyond
+        )
         self.sends(segment, verdict, expected)
 
     def falls_back(self, segment: Segment, verdict: str, *, opens: bool = False, cookie: int | None = None) -> None:
@@ -336,12 +357,13 @@ class Router(Bench):
         mac: str = frames.ROUTER_MAC,
         new: bool | None = None,
         starts: bool = False,
+        beyond: bool = False,
     ) -> bytes:
         """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
         return frames.encapsulated(
-            segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new, starts=starts
+            segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new, starts=starts, beyond=beyond
         )
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
