@@ -137,7 +137,7 @@ static __always_inline __u16 read_status(const struct answer *answer)
 	     ones = answer_byte(answer, 11) - '0';
 
 	if (answer_word(answer, 0) != CHARS8('H', 'T', 'T', 'P', '/', '1', '.', '1') || answer_byte(answer, 8) != ' ' ||
-	    hundreds - 1 > 8 || tens > 9 || ones > 9)
+	    (__u8)(hundreds - 1) > 8 || tens > 9 || ones > 9)
 		return 0;
 	return hundreds * 100 + tens * 10 + ones;
 }
