@@ -88,6 +88,13 @@ def test_a_request_for_another_cluster_is_told_with_its_own_route(talking: Route
     assert event.route == talking.config.vips[1].routes[1]
 
 
+def test_a_request_that_moves_its_connection_is_told_with_its_route_and_its_new_backend(
+    talking: Router, told: Tell
+) -> None:
+    _, event = told(ALICE.data(HEAD), ALICE.later(request("/api"), len(HEAD)))
+    assert (event.verdict, event.backend, event.route) == ("ROUTED_MOVED", "api-1", talking.config.vips[0].routes[1])
+
+
 STRANGE = {
     "DROP_NO_FLOW": STRAY,
     "DROP_FLAGS": Connection(port=40009).data(HEAD, flags="SA"),
