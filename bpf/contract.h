@@ -467,7 +467,8 @@ enum verdict {
 	DROP_HANDSHAKE_ACK,		/* the bare third packet of the handshake: nothing to do yet */
 	DROP_NO_FLOW,			/* later packet of a connection that has no entry */
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
-	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated, and may be fragmented (no DF) */
+	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated, and may be fragmented (no DF); or with an order
+					 * in front, which no client needs to be told: ROUTER_MSS leaves room for it */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
 	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
 					 * flow table stayed locked by another CPU */

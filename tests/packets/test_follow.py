@@ -413,6 +413,14 @@ def test_with_32_unanswered_one_more_waits(live: Agent, asked: int, answered: in
         assert counted(live, sock) == (asked, 0, NEXT.seq)
 
 
+@pytest.mark.parametrize("asked", [1, 33, 200, 255])
+def test_a_pinned_connections_requests_are_not_counted(live: Agent, asked: int) -> None:
+    """Nor are its answers: it works as ever, however many requests there are."""
+    with serving(live, asked=asked, answered=1, pinned=1) as sock:
+        live.passes("ingress", hinted(), "AGENT_DELIVERED", delivered(NEXT))
+        assert counted(live, sock)[0] == asked
+
+
 def test_from_then_on_the_socket_carries_the_count(live: Agent) -> None:
     with serving(live, carries=False) as sock:
         live.passes("ingress", hinted(), "AGENT_DELIVERED", delivered(NEXT))
