@@ -186,9 +186,12 @@ static __noinline enum verdict move_flow(struct xdp_md *ctx, struct segment *seg
 	entry->flow.backend = target;
 	entry->flow.is_head = scratch->request.method == METHOD_HEAD;
 	verdict = give_order(ctx, segment, &entry->flow, ROUTED_MOVED);
-	if (verdict == ROUTED_MOVED && note_order(entry, segment, &scratch->request, cluster))
+	if (verdict != ROUTED_MOVED)
+		return verdict;
+	if (scratch->order.adopts ? note_adoption(entry, segment, &scratch->request, cluster)
+				  : note_order(entry, segment, &scratch->request, cluster))
 		return DROP_NO_ROOM;
-	return verdict;
+	return ROUTED_MOVED;
 }
 
 /*
@@ -259,6 +262,20 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segm
 	return verdict == UNDECIDED ? drop_lost(segment) : verdict;
 }
 
+/*
+ * For a backend that is down, and not the next request: that would go on elsewhere. What has not been answered never is,
+ * and nobody knows whether it was executed; so the client gets an error. A client without a byte of the answer yet
+ * acknowledges what it did with the request: to hear it say so, user space probes (rauta/router.py).
+ */
+static __noinline enum verdict on_down(struct xdp_md *ctx, const struct segment *segment, const struct flow *flow)
+{
+	if (segment->flags & TCP_RST)
+		return DROP_DOWN;
+	if (segment->length || segment->flags & TCP_FIN || segment->ack == flow->request_ack)
+		return send_reset(ctx, segment, TX_RESET_DOWN);
+	return DROP_DOWN;
+}
+
 static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *segment,
 					    const struct flow *flow, enum verdict verdict)
 {
@@ -266,6 +283,8 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		    !(segment->flags & TCP_RST);
 	__u16 id = outer_id(flow->cookie);
 
+	if (unlikely(is_down(flow->backend)))
+		return on_down(ctx, segment, flow);
 	if (opens && flow->first == FIRST_MOVED)
 		return give_order(ctx, segment, flow, FORWARDED_ORDER);
 	if (opens)
