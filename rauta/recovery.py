@@ -51,7 +51,6 @@ _ANSWERS_BYTES = 4 << 20  # that may wait: some thousand answers
 _ANSWERS_AT_ONCE = 256  # of one socket, before others get their turn
 
 
-
 def reset_packet(lost: Lost) -> bytes:
     """The IPv4 packet, in the VIP's name, that ends a connection: its number is what the segment acknowledges.
 

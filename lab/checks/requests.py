@@ -116,7 +116,7 @@ class Keepalive(CheckBase):
 
 
 class Alternate(CheckBase):
-    """That many requests on one connection, for several paths by turns: each is answered, intact, by its own cluster."""
+    """That many requests on one connection, for several paths by turns: each is answered by its own cluster."""
 
     alternate: Annotated[int, Field(ge=2, le=1_000_000)]
     paths: Annotated[dict[Path, str], Field(min_length=2)]

@@ -100,7 +100,8 @@ def test_an_idle_connection_survives_the_probe(routed: Bench) -> None:
             with routed.network.hosts["router"].entered():
                 router_of(routed).probe_down(backend)
             answer = connection.ask("/web")
-            assert answer.body == BODY and answer.backend != backend
+            assert answer.body == BODY
+            assert answer.backend != backend
             assert grown["TX_RESET_DOWN"] == 0, grown
 
 
@@ -113,3 +114,20 @@ def test_a_backend_that_is_back_gets_connections_again(routed: Bench) -> None:
         with routed.connected() as connection:
             seen.add(connection.ask("/web").backend)
     assert seen == set(backends)
+
+
+def test_a_servers_process_that_ends_is_an_ordinary_close(routed: Bench) -> None:
+    """Its kernel ends the idle connections; a new one, once the router has been told, is answered elsewhere."""
+    with routed.connected() as connection:
+        backend = connection.ask("/web").backend
+        routed.network.hosts[backend].stop_all()
+        try:
+            assert connection.sock.recv(1) == b""
+            router_of(routed).set_down(backend)
+            with routed.connected(port=connection.port + 1) as another:
+                assert another.ask("/web").body == BODY
+        finally:
+            router_of(routed).set_down(backend, down=False)
+            for name in routed.network.clusters["web"]:
+                routed.network.hosts[name].stop_all()
+            routed.restart_server("web")
