@@ -1,9 +1,9 @@
 """What becomes of the connections of a backend that is down.
 
 Idle ones go on elsewhere at their next request: the router's program sees to that (bpf/order.h). Who waits for an
-answer says nothing, and would wait for ever. So user space sends each connection of the backend a probe: a segment whose
-place in the stream has long been received. Its client acknowledges what it has got so far (RFC 9293, 3.10.7.4), and the
-program resets it if that is no byte of the newest answer. Nothing is reset that has not said so itself.
+answer says nothing, and would wait for ever. So user space sends each connection of the backend a probe: a segment
+whose place in the stream has long been received. Its client acknowledges what it has got so far (RFC 9293, 3.10.7.4),
+and the program resets it if that is no byte of the newest answer. Nothing is reset that has not said so itself.
 
 A client that has got a part of an answer looks like an idle one. It is left alone: its own timeout has to end it.
 """
