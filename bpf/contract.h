@@ -78,7 +78,8 @@ struct tuple {			/* client -> server, as in the packets the client sends */
 
 enum shim_kind {		/* struct ask has the other numbers: both are under the same keys */
 	SHIM_MOVE = 16,		/* router to the old backend: hand the connection over, with the request that is in here */
-	SHIM_ADOPT = 17,	/* old backend to the new one: go on with the connection, with this request */
+	SHIM_ADOPT = 17,	/* old backend, or router if that one is down, to the new one: go on with the connection, with
+				 * this request */
 	SHIM_MOVED = 18,	/* old backend to the router: it has been handed over */
 };
 
@@ -234,6 +235,7 @@ struct backend {		/* map backends, by index */
 	__u8 next_hop[6];	/* MAC address */
 	__u8 source[6];		/* MAC address of the interface that leads there, if it is not 0 */
 	__u32 interface;	/* its index; 0: packets leave through the one that they came in on */
+	__u32 down;		/* not 0: its host does not answer; connections go on elsewhere at their next request */
 };
 
 /*
@@ -480,6 +482,7 @@ enum verdict {
 	DROP_ASKED = 30,		/* like DROP_NO_FLOW, but the backends are being asked about it */
 	DROP_ICMP,			/* an ICMP error, but no "fragmentation needed" about a packet of a flow */
 	DROP_NOTICE = 32,		/* an agent's word that a connection has moved: noted */
+	DROP_DOWN = 34,			/* what needs no answer, for a backend that is down */
 	DROP_NOTICE_FORGED = 33,	/* the same by nobody who may say so, or too old */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
@@ -504,6 +507,7 @@ enum verdict {
 	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
 					 * client is behind another interface) */
 	TX_RESET_RECOVERED = 82,	/* new data on a recovered flow: nobody knows where its next request starts */
+	TX_RESET_DOWN = 84,		/* who waits for an answer of a backend that is down, or sends it the rest of a request */
 	TX_RESET_UNMOVED = 83,		/* a request for another backend, after MAX_ORDERS repeated orders */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */

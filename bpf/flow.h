@@ -292,6 +292,15 @@ static __always_inline int note_order(const struct entry *entry, const struct se
 			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
 }
 
+/* The request with these numbers goes to another backend without the old one, which is down. */
+static __always_inline int note_adoption(const struct entry *entry, const struct segment *segment,
+					 const struct request *request, __u32 cluster)
+{
+	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_MOVED;
+			   flow->isn = segment->seq - 1; flow->cookie = segment->ack - 1; flow->cluster = cluster;
+			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
+}
+
 static __always_inline int note_order_again(const struct entry *entry)
 {
 	return CHANGE_FLOW(entry, flow->answer++);

@@ -186,9 +186,12 @@ static __noinline enum verdict move_flow(struct xdp_md *ctx, struct segment *seg
 	entry->flow.backend = target;
 	entry->flow.is_head = scratch->request.method == METHOD_HEAD;
 	verdict = give_order(ctx, segment, &entry->flow, ROUTED_MOVED);
-	if (verdict == ROUTED_MOVED && note_order(entry, segment, &scratch->request, cluster))
+	if (verdict != ROUTED_MOVED)
+		return verdict;
+	if (scratch->order.adopts ? note_adoption(entry, segment, &scratch->request, cluster)
+				  : note_order(entry, segment, &scratch->request, cluster))
 		return DROP_NO_ROOM;
-	return verdict;
+	return ROUTED_MOVED;
 }
 
 /*
@@ -259,6 +262,20 @@ static __always_inline enum verdict without_flow(struct xdp_md *ctx, struct segm
 	return verdict == UNDECIDED ? drop_lost(segment) : verdict;
 }
 
+/*
+ * For a backend that is down, and not the next request: that would go on elsewhere. What has not been answered never is,
+ * and nobody knows whether it was executed; so the client gets an error. A client without a byte of the answer yet
+ * acknowledges what it did with the request: to hear it say so, user space probes (rauta/router.py).
+ */
+static __noinline enum verdict on_down(struct xdp_md *ctx, const struct segment *segment, const struct flow *flow)
+{
+	if (segment->flags & TCP_RST)
+		return DROP_DOWN;
+	if (segment->length || segment->flags & TCP_FIN || segment->ack == flow->request_ack)
+		return send_reset(ctx, segment, TX_RESET_DOWN);
+	return DROP_DOWN;
+}
+
 static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *segment,
 					    const struct flow *flow, enum verdict verdict)
 {
@@ -266,6 +283,8 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		    !(segment->flags & TCP_RST);
 	__u16 id = outer_id(flow->cookie);
 
+	if (unlikely(is_down(flow->backend)))
+		return on_down(ctx, segment, flow);
 	if (opens && flow->first == FIRST_MOVED)
 		return give_order(ctx, segment, flow, FORWARDED_ORDER);
 	if (opens)
@@ -287,20 +306,27 @@ static __always_inline int is_beyond(const struct segment *segment, const struct
 /*
  * A segment while the flow moves. The order goes again with the request; what else there is, by the backend that has
  * the order, and if it is behind the request only to whom that one has handed the connection. Acknowledgements are for
- * both: the old one may still be answering, and can go on only with them.
+ * both: the old one may still be answering, and can go on only with them. If that one is down, the router's own order
+ * moves the connection: nobody will say so.
  */
 static __noinline enum verdict forward_moving(struct xdp_md *ctx, struct segment *segment,
 						   const struct entry *entry, enum verdict verdict)
 {
 	const struct flow *flow = &entry->flow;
 	__u16 id = outer_id(flow->cookie);
+	int down = is_down(flow->mover);
 
 	if (verdict == FORWARDED_AGAIN) {
 		if (flow->answer >= MAX_ORDERS)
 			return send_reset(ctx, segment, TX_RESET_UNMOVED);
 		verdict = give_order(ctx, segment, flow, FORWARDED_ORDER);
-		return verdict == FORWARDED_ORDER && note_order_again(entry) ? DROP_NO_ROOM : verdict;
+		if (verdict != FORWARDED_ORDER)
+			return verdict;
+		return (down ? note_moved(entry, segment->seq, segment->ack) : note_order_again(entry)) ? DROP_NO_ROOM
+												 : verdict;
 	}
+	if (unlikely(down))
+		return DROP_DOWN;
 	if (is_beyond(segment, flow))
 		id |= OUTER_ID_BEYOND;
 	return encapsulate(ctx, segment, flow->mover, id, FORWARDED_MOVING);
@@ -465,6 +491,8 @@ static __noinline enum verdict early(struct xdp_md *ctx, struct segment *segment
 {
 	if (flow->state != FLOW_MOVING || segment->seq != flow->next_request_seq)
 		return DROP_OUT_OF_ORDER;
+	if (unlikely(is_down(flow->mover))) /* an order would be the router's own, to go on with this very request */
+		return send_reset(ctx, segment, TX_RESET_DOWN);
 	return give_order(ctx, segment, flow, FORWARDED_EARLY);
 }
 

@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "age.h"
 #include "encap.h"
 #include "flow.h"
 #include "shim.h"
@@ -37,6 +38,13 @@ static __always_inline int is_configured(__u32 index)
 	return backend && backend->address;
 }
 
+static __always_inline int is_down(__u32 index)
+{
+	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	return backend && backend->down;
+}
+
 /* Whoever has the same address is the same host: its agent has one server for the VIP. */
 static __always_inline int is_same_host(__u32 one, __u32 other)
 {
@@ -55,8 +63,18 @@ static __always_inline __u16 next_backend(const struct flow *flow, __u32 cluster
 		return flow->backend;
 	chosen = choose_backend(cluster, hash);
 	if (chosen == NO_BACKEND) /* a cluster without weights keeps what it has */
-		return cluster == flow->cluster ? flow->backend : NO_BACKEND;
+		return cluster == flow->cluster && !is_down(flow->backend) ? flow->backend : NO_BACKEND;
 	return is_same_host(chosen, flow->backend) ? flow->backend : chosen;
+}
+
+/* What the client has last heard of the old socket's clock; 0: nothing, or not where every system writes it. */
+static __always_inline __u32 heard_clock(const struct shimmed *packet, const void *end)
+{
+	const __be32 *option = (const void *)(packet + 1);
+
+	if (packet->tcp.doff < 8 || (const void *)(option + 3) > end || option[0] != ALIGNED_TIMESTAMPS)
+		return 0;
+	return bpf_ntohl(option[2]);
 }
 
 /* What scratch.order says, in front of the packet that stands behind it; 0, or -1. */
@@ -77,6 +95,11 @@ static __noinline int write_order(struct xdp_md *ctx)
 	shim.time = shim_clock();
 	shim.first = backend->address;
 	shim.second = scratch->order.cookie;
+	if (scratch->order.adopts) {
+		shim.kind = SHIM_ADOPT;
+		shim.options = scratch->order.options;
+		shim.first = heard_clock(packet, (void *)(long)ctx->data_end);
+	}
 	bond.tuple.client = packet->ip.saddr;
 	bond.tuple.server = packet->ip.daddr;
 	bond.tuple.client_port = packet->tcp.source;
@@ -120,23 +143,26 @@ static __always_inline enum verdict encapsulate_shimmed(struct xdp_md *ctx, stru
 	return UNDECIDED;
 }
 
-/* To `flow->mover`: the connection goes to `flow->backend`. Returns `verdict`, or what became of it. The order itself
- * is written later, where the stack has room: finish(). */
+/* To `flow->mover`: the connection goes to `flow->backend`; or to that one itself, if the mover is down. Returns
+ * `verdict`, or what became of it. The order itself is written later, where the stack has room: finish(). */
 static __noinline enum verdict give_order(struct xdp_md *ctx, struct segment *segment, const struct flow *flow,
 					  enum verdict verdict)
 {
 	struct scratch *scratch = get_scratch();
+	int adopts = is_down(flow->mover);
 	enum verdict failed;
 
 	if (!is_configured(flow->backend))
 		return DROP_NO_BACKEND;
-	failed = encapsulate_shimmed(ctx, segment, flow->mover);
+	failed = encapsulate_shimmed(ctx, segment, adopts ? flow->backend : flow->mover);
 	if (!scratch || failed != UNDECIDED)
 		return failed == UNDECIDED ? DROP_NO_ROOM : failed;
 	segment->backend = flow->backend;
 	scratch->order.target = flow->backend;
 	scratch->order.cookie = flow->cookie;
 	scratch->order.is_head = flow->is_head;
+	scratch->order.options = flow->options;
+	scratch->order.adopts = adopts;
 	return verdict;
 }
 

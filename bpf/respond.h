@@ -39,11 +39,9 @@ static __always_inline struct mapping *note_segment(struct bpf_sock *sk, const s
 	}
 	if (ends)
 		return mapping;
-	kept = bpf_sk_storage_get(&connections, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!kept)
-		return mapping;
-	*kept = shown;
-	return kept;
+	/* Unless ingress has made it meanwhile, with one more request. */
+	kept = bpf_sk_storage_get(&connections, sk, &shown, BPF_SK_STORAGE_GET_F_CREATE);
+	return kept ? kept : mapping;
 }
 
 /*

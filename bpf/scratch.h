@@ -62,7 +62,10 @@ struct line_reader { /* where reading the header lines stands */
 struct order { /* to a backend's agent, once it is encapsulated; see order.h */
 	__u32 target; /* index of the new backend */
 	__u32 cookie;
-	__u32 is_head;
+	__u8 is_head;
+	__u8 options;
+	__u8 adopts; /* the old backend is down: the order is the new one's */
+	__u8 reserved;
 };
 
 struct scratch {

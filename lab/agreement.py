@@ -78,6 +78,7 @@ def _cells_wanted(scenario: Scenario) -> Iterator[tuple[Location, Mapping[str, A
     for index, target in enumerate(scenario.targets):
         yield ("targets", index, "at"), target.at
         yield ("targets", index, "against"), target.against or {}
+        yield ("targets", index, "above"), target.above or {}
     for index, load in enumerate(scenario.background):
         yield ("background", index, "at"), load.at
 
@@ -344,7 +345,7 @@ def _is_measured(target: Target, measure: Mapping[str, Measure], loads: Sequence
 def _bounds(where: Location, target: Target) -> Iterator[Mistake]:
     if target.min is None and target.max is None:
         yield Mistake(where, "has no bound", "min, max or both")
-    terms = [name for name in ("ratio_to", "over", "against") if getattr(target, name) is not None]
+    terms = [name for name in ("ratio_to", "over", "against", "above") if getattr(target, name) is not None]
     if len(terms) > 1:
         yield Mistake((*where, terms[1]), f"compared twice, there is {terms[0]} already", " or ".join(terms))
 

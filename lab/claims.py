@@ -151,8 +151,8 @@ def _not_measured(target: Target) -> Verdict:
 def _evidence(target: Target, run: Kept, number: int, floors: Floors) -> Evidence:
     cell = run.cells[number]
     baseline = None
-    if target.against is not None:
-        wanted = {**run.params(number), **target.against}
+    if target.baseline is not None:
+        wanted = {**run.params(number), **target.baseline}
         others = [other for other in range(len(run.cells)) if run.params(other) == wanted]
         baseline = run.samples(others[0], target.measure).get(target.of) if others else None
     terms = "ratio" if target.is_ratio else "difference"

@@ -42,8 +42,8 @@ def _evidence(cells: Sequence[Scenario], number: int, target: Target, record: Re
     known = described.quantities if described else {"": measure.quantity, **quantities(measure)}
     terms = "ratio" if target.is_ratio else "difference"
     baseline = None
-    if target.against is not None:
-        wanted = {**cell.params, **target.against}
+    if target.baseline is not None:
+        wanted = {**cell.params, **target.baseline}
         for other, one in enumerate(cells):
             if one.params == wanted:
                 baseline = record.samples(other, target.measure).get(target.of)

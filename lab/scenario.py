@@ -153,6 +153,8 @@ class Target(Model):
     """only in the cells with these values of parameters; empty: in all"""
     against: dict[str, Scalar] | None = None
     """judge the ratio to the same figure in the cell with these values"""
+    above: dict[str, Scalar] | None = None
+    """judge the difference to it"""
     min: Quantity | None = None
     max: Quantity | None = None
     confidence: Annotated[Share, Field(gt=0.5, lt=1)] = 0.95
@@ -181,9 +183,14 @@ class Target(Model):
         """Whether a ratio is judged."""
         return self.ratio_to is not None or self.against is not None
 
+    @property
+    def baseline(self) -> dict[str, Scalar] | None:
+        """The cell that it is compared with, if it is."""
+        return self.above if self.against is None else self.against
+
     def applies_to(self, params: Mapping[str, Any]) -> bool:
         """Whether it is judged in the cell with these parameters; a baseline is not judged against itself."""
-        return _agree(self.at, params) and not (self.against is not None and _agree(self.against, params))
+        return _agree(self.at, params) and not (self.baseline is not None and _agree(self.baseline, params))
 
 
 class Profile(Model):

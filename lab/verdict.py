@@ -161,8 +161,9 @@ def _blank(target: Target, evidence: Evidence) -> Verdict:
 
 
 def _terms(target: Target) -> str:
-    if target.against is not None:
-        return f"{target.of} ÷ {target.of} at {', '.join(f'{name} {value}' for name, value in target.against.items())}"
+    if target.baseline is not None:
+        sign = "÷" if target.is_ratio else "−"
+        return f"{target.of} {sign} {target.of} at {', '.join(f'{name} {v}' for name, v in target.baseline.items())}"
     if target.ratio_to:
         return f"{target.of} ÷ {target.ratio_to}"
     return f"{target.of} − {target.over}" if target.over else target.of
@@ -171,7 +172,7 @@ def _terms(target: Target) -> str:
 def _needed(target: Target, evidence: Evidence) -> dict[str, Rounds]:
     """The samples that a verdict rests on, by a name for each side, one for each round that both have."""
     sides: dict[str, Rounds] = {target.of: evidence.samples.get(target.of, ())}
-    if target.against is not None:
+    if target.baseline is not None:
         sides[f"{target.of} in the other cell"] = evidence.baseline or ()
     elif other := target.ratio_to or target.over:
         sides[other] = evidence.samples.get(other, ())

@@ -7,7 +7,7 @@ the call that does this returns, no packet sees the old one any more (the kernel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 
 from rauta import maglev, tables
@@ -16,7 +16,7 @@ from rauta.config import MAX_WEIGHT, Cluster, Config
 from rauta.contract import MAGLEV_PACKED, SLOTS_PER_ENTRY
 from rauta.errors import RautaError
 
-__all__ = ["Balancer", "reweighted"]
+__all__ = ["Balancer", "reweighted", "without"]
 
 _TABLE = (MapType.ARRAY, "maglev", 4, 2 * SLOTS_PER_ENTRY, MAGLEV_PACKED)  # struct maglev_table in bpf/balance.h
 
@@ -78,3 +78,9 @@ def reweighted(config: Config, name: str, weights: Mapping[str, int]) -> tuple[i
             raise RautaError(tried, f"{weight!r} is no weight", f"A weight is a whole number, 0 to {MAX_WEIGHT}.")
     backends = (one.model_copy(update={"weight": weights.get(one.name, one.weight)}) for one in before.backends)
     return numbers[name], before, before.model_copy(update={"backends": tuple(backends)})
+
+
+def without(cluster: Cluster, down: Collection[str]) -> Cluster:
+    """The cluster, with weight 0 for those of its backends that are down."""
+    backends = (one.model_copy(update={"weight": 0}) if one.name in down else one for one in cluster.backends)
+    return cluster.model_copy(update={"backends": tuple(backends)})

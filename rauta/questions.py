@@ -16,7 +16,9 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
+
+from rauta.segments import Connection
 
 __all__ = ["Connection", "Lost", "Question", "Questions"]
 
@@ -25,9 +27,6 @@ RESET_SECONDS = 3.0  # between the two denials that a reset takes
 FORGET_SECONDS = 60.0  # a denial that is older does not count any more
 DENIALS = 4096  # that are remembered; the oldest are forgotten
 _NONCE_BITS = 64
-
-Connection: TypeAlias = tuple[int, int, int, int]
-"""`struct tuple`: client, server, client port, server port, as the integers that stand in memory."""
 
 Agent = TypeVar("Agent", bound=Hashable)
 

@@ -19,8 +19,6 @@ import contextlib
 import logging
 import selectors
 import socket
-import struct
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from rauta.asks import Calls
 from rauta.bpf import RingBuffer
 from rauta.errors import RautaError
 from rauta.questions import Lost, Question, Questions
+from rauta.segments import RST, segment
 from rauta.tables import Holder
 
 if TYPE_CHECKING:
@@ -51,36 +50,13 @@ _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
 _ANSWERS_BYTES = 4 << 20  # that may wait: some thousand answers
 _ANSWERS_AT_ONCE = 256  # of one socket, before others get their turn
 
-_IP_HEADER = struct.Struct("!BBHHHBBH4s4s")
-_TCP_HEADER = struct.Struct("!HHIIBBHHH")
-_PSEUDO_HEADER = struct.Struct("!4s4sBBH")
-_RST = 0x04
-_TTL = 64
-_DONT_FRAGMENT = 0x4000
-
 
 def reset_packet(lost: Lost) -> bytes:
     """The IPv4 packet, in the VIP's name, that ends a connection: its number is what the segment acknowledges.
 
-    RFC 9293, 3.10.7.1. The kernel fills in the checksum of the IPv4 header when it is sent (raw(7)).
+    RFC 9293, 3.10.7.1.
     """
-    client, server, client_port, server_port = lost.connection
-    source, destination = (address.to_bytes(4, sys.byteorder) for address in (server, client))
-    ports = (socket.ntohs(server_port), socket.ntohs(client_port))
-    length = _TCP_HEADER.size
-    pseudo = _PSEUDO_HEADER.pack(source, destination, 0, socket.IPPROTO_TCP, length)
-    fields = (*ports, lost.ack, 0, length // 4 << 4, _RST, 0)
-    check = _checksum(pseudo + _TCP_HEADER.pack(*fields, 0, 0))
-    header = (0x45, 0, _IP_HEADER.size + length, 0, _DONT_FRAGMENT, _TTL, socket.IPPROTO_TCP, 0, source, destination)
-    return _IP_HEADER.pack(*header) + _TCP_HEADER.pack(*fields, check, 0)
-
-
-def _checksum(data: bytes) -> int:
-    """RFC 1071, of an even number of bytes."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return segment(lost.connection, lost.ack, 0, RST)
 
 
 @dataclass(frozen=True)

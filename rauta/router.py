@@ -19,9 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rauta import asks, loading, neighbours, offloads, tables
+from rauta import asks, failing, loading, neighbours, offloads, tables
 from rauta.agent import Agent
-from rauta.balancing import Balancer, reweighted
+from rauta.balancing import Balancer, reweighted, without
 from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
 from rauta.config import Config, Route
 from rauta.contract import FLOW_WAYS
@@ -76,6 +76,7 @@ class Router(loading.Loaded):
         self.observation = observation
         self.keys = keys
         self._attached = False
+        self._down: frozenset[str] = frozenset()
         self._fallback_agent: Agent | None = None
 
     @classmethod
@@ -142,10 +143,41 @@ class Router(loading.Loaded):
         is no such cluster or backend, or a weight is none; then nothing has changed.
         """
         number, before, after = reweighted(self.config, cluster, weights)
-        self._balancer().replace(number, before, after)
+        self._balancer().replace(number, without(before, self._down), without(after, self._down))
         clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
         self.config = self.config.model_copy(update={"clusters": clusters})
-        self.object.maps["members"].update_batch(tables.members(self.config))
+        self._write_members()
+
+    def set_down(self, backend: str, *, down: bool = True) -> None:
+        """Says that a backend's host does not answer any more, or does again.
+
+        Of one that is down, connections go on elsewhere at their next request. Whoever waits for the first byte of an
+        answer gets a reset as soon as he says that he does: see `probe_down`. RautaError if no backend has that name.
+        """
+        indices = tables.backend_indices(self.config)
+        if backend not in indices:
+            known = ", ".join(indices) or "none"
+            raise RautaError(f"setting {backend!r} down", "no backend has that name", f"There are: {known}.")
+        before = self._down
+        self._down = before | {backend} if down else before - {backend}
+        for number, cluster in enumerate(self.config.clusters):
+            if backend in cluster.weights():
+                self._balancer().replace(number, without(cluster, before), without(cluster, self._down))
+        value = self.object.maps["backends"].lookup(indices[backend])
+        self.object.maps["backends"].update(indices[backend], value | {"down": int(down)})
+        self._write_members()
+
+    def probe_down(self, backend: str) -> int:
+        """Has the clients of a backend that is down say what they wait for; see rauta.failing.
+
+        From the network namespace of the router's interfaces. Returns how many connections were probed.
+        """
+        return failing.probe(self.object, tables.backend_indices(self.config)[backend])
+
+    def _write_members(self) -> None:
+        clusters = tuple(without(cluster, self._down) for cluster in self.config.clusters)
+        up = self.config.model_copy(update={"clusters": clusters})
+        self.object.maps["members"].update_batch(tables.members(up))
 
     def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
         """The fallback's place among the backends, and its agent."""

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Tag
 
 from lab.checks.base import CheckBase
 from lab.checks.flood import FlowsOf, MemoryConstant, SynFlood
-from lab.checks.requests import Connections, Download, Get, Keepalive, Refused
+from lab.checks.requests import Alternate, Connections, Download, Get, Keepalive, Refused
 from lab.checks.reuse import Reuse
 from lab.checks.state import ClientAddressSeen, Equal, NoListenerOn, TcpRetransmits
 
@@ -19,6 +19,7 @@ _MODELS: dict[str, type[CheckBase]] = {
     "get": Get,
     "connections": Connections,
     "keepalive": Keepalive,
+    "alternate": Alternate,
     "download": Download,
     "refused": Refused,
     "reuse": Reuse,
@@ -43,6 +44,7 @@ Check = Annotated[
     Annotated[Get, Tag("get")]
     | Annotated[Connections, Tag("connections")]
     | Annotated[Keepalive, Tag("keepalive")]
+    | Annotated[Alternate, Tag("alternate")]
     | Annotated[Download, Tag("download")]
     | Annotated[Refused, Tag("refused")]
     | Annotated[Reuse, Tag("reuse")]

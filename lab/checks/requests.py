@@ -115,6 +115,33 @@ class Keepalive(CheckBase):
         return self.passed(f"all by {', '.join(backends)}")
 
 
+class Alternate(CheckBase):
+    """That many requests on one connection, for several paths by turns: each is answered by its own cluster."""
+
+    alternate: Annotated[int, Field(ge=2, le=1_000_000)]
+    paths: Annotated[dict[Path, str], Field(min_length=2)]
+    """each path, and the cluster that its route names"""
+
+    @property
+    def title(self) -> str:
+        """How many, and where to."""
+        return f"{self.alternate} requests on one connection, by turns → {', '.join(self.paths.values())}"
+
+    def run(self, context: Context) -> CheckResult:
+        """Stops at the first that is wrong."""
+        turns = [(cluster, request_to(context, cluster, path)) for path, cluster in self.paths.items()]
+        seen: Counter[str] = Counter()
+        with http_client.connected(context.network.client, turns[0][1]) as connection:
+            for number in range(self.alternate):
+                cluster, request = turns[number % len(turns)]
+                answer = connection.ask(request)
+                context.requests.sent += 1
+                if wrong := wrong_with(answer, context, cluster, server_of(context, cluster).body):
+                    return self.failed(f"request {number + 1}: {wrong}")
+                seen[answer.backend] += 1
+        return self.passed(", ".join(f"{name}: {count}" for name, count in sorted(seen.items())))
+
+
 class Download(CheckBase):
     """A large answer arrives intact."""
 

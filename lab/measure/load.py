@@ -30,11 +30,15 @@ CLIENT_SYSCTLS = {
 
 
 class Load(BaseModel):
-    """Requests to one cluster. ``close``: a new connection for each. ``host``: the Host header."""
+    """Requests to one cluster. ``close``: a new connection for each. ``host``: the Host header.
+
+    ``alternate``: another path, whose requests alternate with the others; a route may lead elsewhere with it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Annotated[str, Field(pattern="^/")] = "/"
+    alternate: Annotated[str, Field(pattern="^/")] | None = None
     host: str = "shop.test"
     cluster: str
     connections: Annotated[int, Field(ge=1, le=60_000)] = 32

@@ -170,6 +170,7 @@ class OpenLoopInstrument:
             host=model.host,
             path=model.path,
             body=model.body,
+            **({} if model.alternate is None else {"alternate": model.alternate}),
             **patience,
         )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lab.topology import Host
 
 REPORT = Path(__file__).parent / "wrk_report.lua"
+ALTERNATE = Path(__file__).parent / "wrk_alternate.lua"
 LONGER_THAN_ANYTHING = "1h"
 """wrk counts whole seconds; an interrupt ends it when its time is over, in good order"""
 TRIES = 5
@@ -119,10 +120,13 @@ class _WrkInstrument:
             f"-t{threads}",
             f"-c{connections}",
         ]
-        argv += [f"-d{LONGER_THAN_ANYTHING}", "-s", str(REPORT), "-H", f"Host: {self.model.host}"]
+        alternate = self.model.alternate
+        argv += [f"-d{LONGER_THAN_ANYTHING}", "-s", str(ALTERNATE if alternate else REPORT)]
+        argv += ["-H", f"Host: {self.model.host}"]
         argv += ["-H", "Connection: close"] if self.model.close else []
+        argv += [url, "--", alternate] if alternate else [url]
         for _ in range(TRIES):
-            done = client.run([*argv, url], timeout=seconds + PATIENCE_SECONDS, check=False)
+            done = client.run(argv, timeout=seconds + PATIENCE_SECONDS, check=False)
             if done.returncode == 0:
                 report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
                 return report

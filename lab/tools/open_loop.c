@@ -55,6 +55,7 @@ struct connection {
 	int64_t began; /* when its turn came */
 	int64_t freed; /* when the one before was over */
 	size_t sent;   /* bytes of the request */
+	int turn;      /* which of the requests it sends next */
 	size_t have;   /* bytes of the answer's head */
 	int64_t left;  /* bytes of its body that are still to come */
 	bool closing;  /* the server said so */
@@ -70,7 +71,7 @@ struct histogram {
 
 static struct options {
 	struct sockaddr_in to;
-	const char *host, *path;
+	const char *host, *path, *alternate;
 	double rate, warmup, duration, drain, timeout, spin;
 	long connections, body;
 	uint64_t seed;
@@ -104,8 +105,8 @@ struct usage {
 
 static struct connection *all;
 static struct connection *spare, *last_spare; /* without a request, the longest first: all take turns */
-static char *request;
-static size_t request_length;
+static char *requests[2]; /* the same twice, unless they alternate */
+static size_t request_lengths[2];
 static int epoll;
 static long under_way;	     /* requests */
 static int64_t measure_from; /* slots before are warm-up */
@@ -230,9 +231,11 @@ static void fail(struct connection *connection, uint64_t *kind)
 
 static void send_request(struct connection *connection)
 {
-	while (connection->sent < request_length) {
-		ssize_t sent = send(connection->fd, request + connection->sent,
-				    request_length - connection->sent, MSG_NOSIGNAL);
+	size_t length = request_lengths[connection->turn];
+
+	while (connection->sent < length) {
+		ssize_t sent = send(connection->fd, requests[connection->turn] + connection->sent,
+				    length - connection->sent, MSG_NOSIGNAL);
 
 		if (sent < 0 && errno == EAGAIN) {
 			connection->state = SENDING;
@@ -306,6 +309,7 @@ static void finish(struct connection *connection)
 	int64_t time = now();
 
 	results.all++;
+	connection->turn ^= 1;
 	if (is_measured(connection))
 		results.last = time;
 	if (connection->closing)
@@ -595,21 +599,23 @@ static void report(struct usage used)
 	printf("}\n");
 }
 
-static void make_request(void)
+static void make_request(int turn, const char *path)
 {
-	request = malloc(4096 + options.body);
+	char *request = malloc(4096 + options.body);
+	size_t length;
+
 	if (!request)
 		die("memory");
-	request_length = sprintf(request, "%s %s HTTP/1.1\r\nHost: %s\r\n", options.body ? "POST" : "GET",
-				 options.path, options.host);
+	length = sprintf(request, "%s %s HTTP/1.1\r\nHost: %s\r\n", options.body ? "POST" : "GET", path,
+			 options.host);
 	if (options.close)
-		request_length += sprintf(request + request_length, "Connection: close\r\n");
+		length += sprintf(request + length, "Connection: close\r\n");
 	if (options.body)
-		request_length +=
-			sprintf(request + request_length, "Content-Length: %ld\r\n", options.body);
-	request_length += sprintf(request + request_length, "\r\n");
-	memset(request + request_length, 'x', options.body);
-	request_length += options.body;
+		length += sprintf(request + length, "Content-Length: %ld\r\n", options.body);
+	length += sprintf(request + length, "\r\n");
+	memset(request + length, 'x', options.body);
+	requests[turn] = request;
+	request_lengths[turn] = length + options.body;
 }
 
 static void make_connections(void)
@@ -636,6 +642,7 @@ static const char usage[] = "open_loop [options] ADDRESS PORT\n"
 			    "  --spin S          do not sleep the last so many seconds before a slot (0)\n"
 			    "  --host NAME       Host header (shop.test)\n"
 			    "  --path PATH       target (/)\n"
+			    "  --alternate PATH  of each second request on a connection (--path)\n"
 			    "  --body BYTES      POST so many (0: GET)\n"
 			    "  --help            say this\n";
 
@@ -682,7 +689,8 @@ static void parse(int argc, char **argv)
 		{ "connections", 1, 0, 'c' }, { "close", 0, 0, 'x' },	 { "warmup", 1, 0, 'w' },
 		{ "duration", 1, 0, 'd' },    { "drain", 1, 0, 'D' },	 { "timeout", 1, 0, 't' },
 		{ "spin", 1, 0, 'S' },	      { "host", 1, 0, 'h' },	 { "path", 1, 0, 'p' },
-		{ "body", 1, 0, 'b' },	      { "help", 0, 0, 'H' },	 { 0 },
+		{ "body", 1, 0, 'b' },	      { "help", 0, 0, 'H' },	 { "alternate", 1, 0, 'A' },
+		{ 0 },
 	};
 	int option;
 
@@ -700,6 +708,7 @@ static void parse(int argc, char **argv)
 		case 't': options.timeout = number(optarg, 1e-3); break;
 		case 'h': options.host = optarg; break;
 		case 'p': options.path = optarg; break;
+		case 'A': options.alternate = optarg; break;
 		case 'b': options.body = number(optarg, 0); break;
 		case 'H': fputs(usage, stdout); exit(0);
 		default: wrong_usage("unknown option, or one without its value");
@@ -707,7 +716,10 @@ static void parse(int argc, char **argv)
 	}
 	if (argc - optind != 2)
 		wrong_usage("ADDRESS and PORT, please");
-	if (strlen(options.host) + strlen(options.path) > 3000)
+	if (!options.alternate)
+		options.alternate = options.path;
+	if (strlen(options.host) + strlen(options.path) > 3000 ||
+	    strlen(options.host) + strlen(options.alternate) > 3000)
 		wrong_usage("host and path are too long");
 	parse_target(argv[optind], argv[optind + 1]);
 }
@@ -730,7 +742,8 @@ int main(int argc, char **argv)
 	if (prctl(PR_SET_TIMERSLACK, 1)) /* ns; by default the kernel wakes it up to 50 us late */
 		die("prctl");
 	raise_open_files_limit();
-	make_request();
+	make_request(0, options.path);
+	make_request(1, options.alternate);
 	make_connections();
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (epoll < 0)

@@ -8,6 +8,7 @@ bench (`route`, `put_flow`, `retire`), which the fixtures of conftest.py put bac
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -193,6 +194,12 @@ class Router(Bench):
         members = sum(1 << BACKENDS[name].index for name, weight in weights.items() if weight)
         self.object.maps["members"].update(INDEX[cluster], members)
 
+    def take_down(self, backend: str) -> None:
+        """Has the router know that a backend's host does not answer."""
+        one = BACKENDS[backend]
+        value = {"address": oracle.be32(one.address), "next_hop": oracle.mac(one.mac), "down": 1}
+        self.object.maps["backends"].update(one.index, value)
+
     def retire(self, backend: str) -> None:
         """Takes a backend out of the configuration."""
         self.object.maps["backends"].update(BACKENDS[backend].index, {"address": 0})
@@ -321,6 +328,21 @@ class Router(Bench):
         mac = frames.ROUTER_MAC if source_mac is None else source_mac
         expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac)
         assert (code, output.hex(" ")) == (XDP_REDIRECT if source_mac else XDP_TX, expected.hex(" "))
+
+    def adopts(self, segment: Segment, verdict: str, target: str, *, cookie: int | None = None) -> None:
+        """To `target`, with the router's own order to go on with the connection: the one that has it is down.
+
+        What it says is what the router knows: the options of the SYN, and the clock that the client echoes.
+        """
+        code, output = self.run("rauta_ingress", segment, verdict)
+        said = int.from_bytes(output[frames.SHIM + 4 : frames.SHIM + 6], "little")
+        assert (oracle.shim_time() - said) & 0xFFFF <= 1
+        stamps = oracle.parse_timestamps(segment.options)
+        known = {"first": stamps[1] if stamps else 0, "options": segment.connection.cookie & 0xFF}
+        order = self.order(segment, target, target, cookie=cookie, time=said)
+        shim = dataclasses.replace(order, kind=oracle.SHIM_ADOPT, **known)
+        expected = frames.ordered(segment, shim, frames.ROUTER_MAC, BACKENDS[target].mac)
+        assert (code, output.hex(" ")) == (XDP_TX, expected.hex(" "))
 
     def order(
         self, segment: Segment, mover: str, target: str, *, cookie: int | None = None, epoch: int = 0, time: int

@@ -668,3 +668,67 @@ def test_the_connections_first_request_again_goes_nowhere(router: Router) -> Non
     before = moved(router)
     router.drops(ALICE.data(HEAD), "DROP_REPLAYED")
     assert router.flow(ALICE) == before
+
+
+# ---- the old backend's host is down ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("segment", REQUESTS.values(), ids=REQUESTS)
+def test_the_next_request_goes_on_without_it(router: Router, segment: Segment) -> None:
+    known(router)
+    router.take_down("web-1")
+    router.adopts(segment, "ROUTED_MOVED", "api-1")
+    numbers = {"isn": segment.seq - 1, "cookie": segment.ack - 1}
+    state = FLOW_CLOSING if "F" in segment.flags else FLOW_OPEN
+    assert router.flow(ALICE) == ordered_entry(segment, state=state) | numbers
+
+
+@pytest.mark.parametrize("acked", [300, 900])
+def test_so_does_one_that_was_to_move(router: Router, acked: int) -> None:
+    """It has not been executed, or where it goes now. From then on everything goes there: nobody will give notice."""
+    moving(router)
+    router.take_down("web-1")
+    segment = ALICE.later(API, AFTER_HEAD, acked=acked)
+    router.adopts(segment, "FORWARDED_ORDER", "api-1")
+    assert router.flow(ALICE) == moved(router, cookie=segment.ack - 1, request_ack=segment.ack)
+    body = ALICE.later(b"b" * 1400, AFTER_HEAD + len(API), acked=acked)
+    router.forwards(body, "FORWARDED", "api-1", cookie=segment.ack - 1)
+    router.adopts(segment, "FORWARDED_ORDER", "api-1", cookie=segment.ack - 1)
+
+
+@pytest.mark.parametrize("payload", EARLY.values(), ids=EARLY)
+def test_but_the_request_behind_that_does_not(router: Router, payload: bytes) -> None:
+    """It has not been routed to where the other goes, and whether that has arrived only the old backend could say."""
+    before = moving(router)
+    router.take_down("web-1")
+    router.resets(ALICE.later(payload, AFTER_API, acked=600), "TX_RESET_DOWN")
+    assert router.flow(ALICE) == before
+
+
+def test_nothing_else_of_a_move_goes_to_it(router: Router) -> None:
+    before = moving(router)
+    router.take_down("web-1")
+    for segment in (*BEFORE.values(), *BEYOND.values()):
+        router.drops(segment, "DROP_DOWN")
+    assert router.flow(ALICE) == before
+
+
+WAITING = {
+    "the request again": ALICE.data(HEAD),
+    "an acknowledgement of nothing new": ALICE.ack(AFTER_HEAD),
+    "the client's end": ALICE.fin(AFTER_HEAD, ack=ASKS.ack),
+}
+OTHERS = {
+    "an acknowledgement": ALICE.ack(AFTER_HEAD, acked=300),
+    "a reset": ALICE.rst(AFTER_HEAD),
+}
+
+
+def test_who_waits_for_its_answer_is_told(router: Router) -> None:
+    before = known(router)
+    router.take_down("web-1")
+    for segment in WAITING.values():
+        router.resets(segment, "TX_RESET_DOWN")
+    for segment in OTHERS.values():
+        router.drops(segment, "DROP_DOWN")
+    assert router.flow(ALICE) == before

@@ -1,0 +1,63 @@
+"""What becomes of the connections of a backend that is down.
+
+Idle ones go on elsewhere at their next request: the router's program sees to that (bpf/order.h). Who waits for an
+answer says nothing, and would wait for ever. So user space sends each connection of the backend a probe: a segment
+whose place in the stream has long been received. Its client acknowledges what it has got so far (RFC 9293, 3.10.7.4),
+and the program resets it if that is no byte of the newest answer. Nothing is reset that has not said so itself.
+
+A client that has got a part of an answer looks like an idle one. It is left alone: its own timeout has to end it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from rauta.bpf import BpfObject
+from rauta.bpf.layout import ArrayLayout, StructLayout
+from rauta.segments import ACK, Connection, segment
+
+__all__ = ["connections_of", "probe"]
+
+_32_BITS = 0xFFFFFFFF
+_WAITING = ("FLOW_OPEN", "FLOW_CLOSING")
+
+
+def connections_of(ingress: BpfObject, backend: int) -> Iterator[tuple[Connection, int, int]]:
+    """The connections that a router has with the backend of that index.
+
+    Yields:
+        the connection; the byte that follows its newest request; what its client had acknowledged with that.
+    """
+    flow_set = ingress.btf.struct("flow_set")
+    if not isinstance(flow_set, StructLayout):
+        raise TypeError("struct flow_set is no struct")
+    ways = flow_set.members["flow"]
+    if not isinstance(ways.layout, ArrayLayout):
+        raise TypeError("flow_set.flow is no array")
+    flow, states = ways.layout.element, {ingress.btf.enum("flow_state")[name] for name in _WAITING}
+    table = ingress.maps["flows"].read_array()
+    for start in range(ways.offset, len(table), flow_set.size):
+        for at in range(start, start + ways.layout.size, flow.size):
+            if table[at : at + 8] == bytes(8):
+                continue
+            entry = flow.unpack_from(table, at)
+            if entry["backend"] == backend and entry["state"] in states:
+                named = entry["tuple"]
+                connection = (named["client"], named["server"], named["client_port"], named["server_port"])
+                yield connection, entry["next_request_seq"], entry["request_ack"]
+
+
+def probe(ingress: BpfObject, backend: int) -> int:
+    """Probes all connections that a router has with a backend, from the calling thread's network namespace.
+
+    Returns:
+        how many there were.
+    """
+    count = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for connection, following, acknowledged in connections_of(ingress, backend):
+            packet = segment(connection, acknowledged - 1 & _32_BITS, following, ACK)
+            raw.sendto(packet, (socket.inet_ntoa(packet[16:20]), 0))
+            count += 1
+    return count
