@@ -337,6 +337,14 @@ def test_nor_before_the_server_has_read_everything(agent: Agent, wire: socket.so
     assert heard(wire) == ([], [])
 
 
+def test_nor_if_something_has_come_behind_it(agent: Agent) -> None:
+    """Which the socket has acknowledged."""
+    with resting(agent) as sock:
+        sock.setsockopt(SO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)
+        sock.send(b"b" * 10)
+        agent.drops("ingress", frame_of(order()), "AGENT_DROP_BUSY")
+
+
 def test_the_next_request_is_not_the_one(agent: Agent) -> None:
     """Whose order says only that the one before it has not been heard to be done."""
     early = ALICE.later(HEAD, len(HEAD) + len(API), acked=600)
