@@ -224,6 +224,16 @@ def test_what_is_sent_again_counts_once(live: Agent, wire: socket.socket) -> Non
     assert after == before
 
 
+@pytest.mark.parametrize("new", [1, 5, 13])
+def test_of_what_is_sent_again_with_more_only_that_counts(live: Agent, new: int) -> None:
+    """So much of the body has not been sent before."""
+    with talking(live, sent=FIRST_BYTE + len(HELLO) - new, left=new) as sock:
+        sock.send(HELLO)
+        state = state_of(live, sock)
+    seen = {name: state[name] for name in ("answered", "left", "pinned", "sent")}
+    assert seen == {"answered": 1, "left": 0, "pinned": 0, "sent": FIRST_BYTE + len(HELLO) & 0xFFFFFFFF}
+
+
 def test_it_is_followed_from_the_first_segment_on(live: Agent) -> None:
     """Which only the map knows, until the second."""
     with talking(live, carries=False, state=MAPPING_OPENING) as sock:
