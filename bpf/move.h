@@ -56,11 +56,11 @@ static __always_inline void bind_to(const struct shimmed *packet, struct bond *b
 	bond->to = packet->outer.daddr;
 }
 
-static __always_inline void address_outer(struct iphdr *outer, __be32 source, __be32 destination)
+static __always_inline void address_outer(struct iphdr *outer, __be32 source, __be32 destination, __u8 ttl)
 {
 	outer->saddr = source;
 	outer->daddr = destination;
-	outer->ttl = DEFAULT_TTL;
+	outer->ttl = ttl;
 	outer->check = 0;
 	outer->check = checksum_fold(checksum_add(0, outer, IP_LENGTH / 4));
 }
@@ -75,7 +75,7 @@ static __noinline int readdress(struct __sk_buff *skb, struct shim *shim, const 
 	shim->flags = shim_epoch() | (shim->flags & SHIM_HEAD);
 	if (seal_shim(shim, bond) || bpf_skb_load_bytes(skb, ETH_LENGTH, &outer, sizeof(outer)))
 		return -1;
-	address_outer(&outer, bond->from, bond->to);
+	address_outer(&outer, bond->from, bond->to, DEFAULT_TTL);
 	return bpf_skb_store_bytes(skb, ETH_LENGTH, &outer, sizeof(outer), 0) ||
 			       bpf_skb_store_bytes(skb, SHIM_OFFSET, shim, sizeof(*shim), 0)
 		       ? -1
@@ -340,21 +340,22 @@ static __noinline enum verdict reset_moved(struct __sk_buff *skb)
 }
 
 /* A later packet of a connection that has moved, decapsulated: to whom it has moved. What starts a request has not been
- * routed to him. */
+ * routed to him. Two hosts may have each other's tombstones, while an order to go on is lost: halves of `ttl`, the outer
+ * one, end what would go to and fro. */
 static __noinline enum verdict hand_on(struct __sk_buff *skb, const struct mapping *known, __be32 outer_source,
-				       __u16 id)
+				       __u16 id, __u8 ttl)
 {
 	__u16 connection = outer_id(known->sent - 1);
 	__be32 target = known->target;
 	struct iphdr outer = { .version = 4, .ihl = 5, .frag_off = IP_DF, .protocol = IPPROTO_IPIP };
 
-	if (id & OUTER_ID_REQUEST)
+	if (id & OUTER_ID_REQUEST || ttl <= 1)
 		return AGENT_DROP_BUSY;
 	if (bpf_skb_load_bytes(skb, ETH_LENGTH + offsetof(struct iphdr, tos), &outer.tos, sizeof(outer.tos)))
 		return AGENT_DROP_MALFORMED;
 	outer.id = bpf_htons(connection);
 	outer.tot_len = bpf_htons(skb->len - ETH_LENGTH + IP_LENGTH);
-	address_outer(&outer, outer_source, target);
+	address_outer(&outer, outer_source, target, ttl / 2);
 	if (bpf_skb_adjust_room(skb, IP_LENGTH, BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) ||
 	    bpf_skb_store_bytes(skb, ETH_LENGTH, &outer, sizeof(outer), 0))

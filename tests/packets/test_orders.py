@@ -269,7 +269,7 @@ def test_another_name_of_the_same_host_is_no_other_backend(router: Router) -> No
 
 
 def test_what_has_moved_moves_back(router: Router) -> None:
-    before = moved(router)
+    before = moved(router, answer=MAX_ORDERS)
     router.weigh("web", web_1=1, web_2=0)
     segment = ALICE.later(HEAD, AFTER_API, acked=600)
     router.orders(segment, "ROUTED_MOVED", "api-1", "web-1", cookie=ASKS.ack - 1)
