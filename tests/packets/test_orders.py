@@ -346,6 +346,7 @@ BEFORE = {
     "acknowledgement behind it": ALICE.ack(AFTER_HEAD + len(API), acked=600),
     "acknowledgement behind its body": ALICE.ack(AFTER_API, acked=600),
     "reset behind it": ALICE.rst(AFTER_API),
+    "reset with a payload": replace(ALICE.rst(AFTER_API), payload=b"sorry"),
 }
 BEYOND = {
     "first part of the body": ALICE.later(b"b" * 1400, AFTER_HEAD + len(API)),
