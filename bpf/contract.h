@@ -97,7 +97,8 @@ struct shim {			/* between the outer IPv4 header and the packet */
 	__u16 trip;		/* ADOPT: the round trip to the client, ms; 0: not known */
 	__u32 first;		/* MOVE: address of the new backend (__be32). ADOPT: the old socket's clock of timestamps.
 				 * MOVED: sequence number of the request that moved */
-	__u32 second;		/* MOVE: the connection's cookie, as the old backend knows it. ADOPT: that of its handshake.
+	__u32 second;		/* MOVE: the connection's cookie, as the old backend knows it; once that has said that it is
+				 * done, as the new one does. ADOPT: that of its handshake.
 				 * MOVED: what the request acknowledged */
 	__u64 tag;		/* SipHash-2-4, under ask_keys' key of the epoch, of the shim up to here and struct bond */
 } __attribute__((packed, aligned(4))); /* it stands behind 20 bytes */
@@ -280,7 +281,7 @@ struct flow {			/* only ever inserted after a valid cookie, or because an agent 
 	__u32 syn_isn;		/* of the newest SYN on this tuple, if syn_seen */
 	__u16 head_length;	/* of the newest request, bytes */
 	__u16 backend;		/* index; NO_BACKEND when the router answered the first request itself */
-	__u32 cluster;		/* index */
+	__u32 cluster;		/* index; the newest request's */
 	__u8 state;		/* enum flow_state */
 	__u8 syn_seen;
 	__u8 first;		/* enum first_kind: what request_seq is */
@@ -468,7 +469,8 @@ enum verdict {
 	DROP_HANDSHAKE_ACK,		/* the bare third packet of the handshake: nothing to do yet */
 	DROP_NO_FLOW,			/* later packet of a connection that has no entry */
 	DROP_OUT_OF_ORDER,		/* starts after the place where the next request must start */
-	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated, and may be fragmented (no DF) */
+	DROP_TOO_BIG,			/* would exceed PATH_MTU once encapsulated, and may be fragmented (no DF); or with an order
+					 * in front, which no client needs to be told: ROUTER_MSS leaves room for it */
 	DROP_NO_BACKEND,		/* the flow's backend is no longer configured */
 	DROP_NO_ROOM,			/* the packet could not be read or grown: a driver without headroom. Or its set of the
 					 * flow table stayed locked by another CPU */

@@ -208,6 +208,12 @@ static __always_inline int is_flows_own(const struct flow *flow, const struct se
 	return segment->seq - 1 == flow->isn && segment->ack - 1 == flow->cookie;
 }
 
+/* Whose answers the client gets just now: while the flow moves, still the old backend's. */
+static __always_inline __u16 answering_backend(const struct flow *flow)
+{
+	return flow->state == FLOW_MOVING ? flow->mover : flow->backend;
+}
+
 static __always_inline int same_flow(const struct flow *a, const struct flow *b)
 {
 	return same_tuple(&a->tuple, &b->tuple) && a->isn == b->isn && a->cookie == b->cookie;
@@ -271,9 +277,10 @@ static __always_inline void set_answered(struct flow *flow, const struct segment
 }
 
 static __always_inline int note_request(const struct entry *entry, const struct segment *segment,
-					const struct request *request)
+					const struct request *request, __u32 cluster)
 {
-	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_NOT);
+	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_NOT;
+			   flow->cluster = cluster);
 }
 
 /* The request moves the flow; entry->flow says from whom to whom. */

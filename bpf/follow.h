@@ -137,7 +137,7 @@ static __always_inline __u16 read_status(const struct answer *answer)
 	     ones = answer_byte(answer, 11) - '0';
 
 	if (answer_word(answer, 0) != CHARS8('H', 'T', 'T', 'P', '/', '1', '.', '1') || answer_byte(answer, 8) != ' ' ||
-	    hundreds - 1 > 8 || tens > 9 || ones > 9)
+	    (__u8)(hundreds - 1) > 8 || tens > 9 || ones > 9)
 		return 0;
 	return hundreds * 100 + tens * 10 + ones;
 }
@@ -240,11 +240,14 @@ static __noinline int follow_answer(struct __sk_buff *skb, struct mapping *mappi
 /*
  * A request starts in this segment, says the router. Whether all before it has been received is what the socket says:
  * otherwise it has overtaken something, another request perhaps, and comes again. 0, or -1: it is to be dropped.
+ * Where answers are not followed any more, nothing depends on it, and nothing counts as unanswered.
  */
 static __always_inline int count_request(struct mapping *mapping, __u32 seq, __u32 expected, int is_head)
 {
 	__u32 bit = 1U << (mapping->asked & (HEADS - 1));
 
+	if (mapping->pinned)
+		return 0;
 	if ((__s32)(seq - expected) > 0)
 		return -1;
 	if (seq != expected || mapping->request == seq)

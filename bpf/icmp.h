@@ -55,7 +55,7 @@ static __always_inline enum verdict on_error_to_vip(struct xdp_md *ctx, struct s
 	segment->tuple.server_port = excerpt->source;
 	if (!find_backends_flow(segment, &entry))
 		return DROP_ICMP;
-	return encapsulate(ctx, segment, entry.flow.backend, outer_id(entry.flow.cookie),
+	return encapsulate(ctx, segment, answering_backend(&entry.flow), outer_id(entry.flow.cookie),
 			   entry.flow.state == FLOW_FALLBACK ? FALLBACK_FORWARDED : FORWARDED_ICMP);
 }
 
@@ -129,7 +129,7 @@ static __always_inline enum verdict on_error_to_router(struct xdp_md *ctx, struc
 	segment->tuple.server_port = inner->destination;
 	if (!segment->vip || !find_backends_flow(segment, &entry))
 		return DROP_ICMP;
-	index = entry.flow.backend;
+	index = answering_backend(&entry.flow);
 	backend = bpf_map_lookup_elem(&backends, &index);
 	if (!backend || outer->daddr != backend->address || outer->saddr != ip->daddr ||
 	    outer->saddr != outer_source(segment))

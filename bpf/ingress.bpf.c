@@ -226,7 +226,7 @@ static __noinline enum verdict continue_flow(struct xdp_md *ctx, struct segment 
 		return move_flow(ctx, segment, entry, cluster, backend);
 	kind = OUTER_ID_REQUEST | (scratch->request.method == METHOD_HEAD ? OUTER_ID_HEAD : 0);
 	verdict = encapsulate(ctx, segment, backend, outer_id(entry->flow.cookie) | kind, ROUTED_NEXT);
-	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request))
+	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request, cluster))
 		return DROP_NO_ROOM;
 	return verdict;
 }
@@ -294,23 +294,40 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 	return encapsulate(ctx, segment, flow->backend, id, verdict);
 }
 
+/* Has the segment anything that takes a place in the stream behind the newest request's start? An acknowledgement has
+ * not, wherever it stands. */
+static __always_inline int is_beyond(const struct segment *segment, const struct flow *flow)
+{
+	__u32 end = data_end(segment);
+
+	return end != segment->seq && !(segment->flags & TCP_RST) && seq_before(flow->request_seq, end);
+}
+
 /*
  * A segment while the flow moves. The order goes again with the request; what else there is, by the backend that has
- * the order, and if it is behind the request only to whom that one has handed the connection.
+ * the order, and if it is behind the request only to whom that one has handed the connection. Acknowledgements are for
+ * both: the old one may still be answering, and can go on only with them. If that one is down, the router's own order
+ * moves the connection: nobody will say so.
  */
 static __noinline enum verdict forward_moving(struct xdp_md *ctx, struct segment *segment,
 						   const struct entry *entry, enum verdict verdict)
 {
 	const struct flow *flow = &entry->flow;
 	__u16 id = outer_id(flow->cookie);
+	int down = is_down(flow->mover);
 
 	if (verdict == FORWARDED_AGAIN) {
 		if (flow->answer >= MAX_ORDERS)
 			return send_reset(ctx, segment, TX_RESET_UNMOVED);
 		verdict = give_order(ctx, segment, flow, FORWARDED_ORDER);
-		return verdict == FORWARDED_ORDER && note_order_again(entry) ? DROP_NO_ROOM : verdict;
+		if (verdict != FORWARDED_ORDER)
+			return verdict;
+		return (down ? note_moved(entry, segment->seq, segment->ack) : note_order_again(entry)) ? DROP_NO_ROOM
+												 : verdict;
 	}
-	if (seq_before(flow->request_seq, data_end(segment)))
+	if (unlikely(down))
+		return DROP_DOWN;
+	if (is_beyond(segment, flow))
 		id |= OUTER_ID_BEYOND;
 	return encapsulate(ctx, segment, flow->mover, id, FORWARDED_MOVING);
 }
@@ -474,6 +491,8 @@ static __noinline enum verdict early(struct xdp_md *ctx, struct segment *segment
 {
 	if (flow->state != FLOW_MOVING || segment->seq != flow->next_request_seq)
 		return DROP_OUT_OF_ORDER;
+	if (unlikely(is_down(flow->mover))) /* an order would be the router's own, to go on with this very request */
+		return send_reset(ctx, segment, TX_RESET_DOWN);
 	return give_order(ctx, segment, flow, FORWARDED_EARLY);
 }
 

@@ -136,7 +136,7 @@ static __always_inline void remember_move(struct mapping *moved, const struct tc
 	moved->request = order->seq;
 	moved->sent = order->ack;
 	moved->heads = shim->flags & SHIM_HEAD ? 1 : 0;
-	moved->age = (tcp->srtt_us >> 3) / 1000 + 1;
+	moved->age = tcp->srtt_us ? (tcp->srtt_us >> 3) / 1000 + 1 : 0;
 	moved->clock = bpf_ktime_get_ns() / NANOSECONDS_A_MS + tcp->tsoffset;
 }
 
@@ -183,8 +183,10 @@ static __always_inline enum verdict obey(struct __sk_buff *skb, struct tcp_sock 
 	if (!mapping || mapping->cookie != shim->second || mapping->vip != order->tuple.server ||
 	    mapping->vip_port != order->tuple.server_port)
 		return AGENT_DROP_ORDER;
+	/* Only at the number that it expects does the socket believe a reset. Otherwise it would live on, and keep the
+	 * request, which goes round behind that, until what is missing before it has come: for the wrong server to read. */
 	if (mapping->pinned)
-		return AGENT_UNMOVABLE;
+		return tcp->rcv_nxt == order->seq ? AGENT_UNMOVABLE : AGENT_DROP_BUSY;
 	if (mapping->state != MAPPING_OPEN || !is_at_rest(tcp, mapping, order))
 		return AGENT_DROP_BUSY;
 	return move_away(skb, tcp, mapping, local, order, shim);
@@ -251,11 +253,11 @@ static __noinline enum verdict on_order(struct __sk_buff *skb, const struct bond
 	return unwrap(skb, order, local) ? AGENT_DROP_MALFORMED : AGENT_CLOSED;
 }
 
-/* The connection has been here after that request, or with it: the order is an old one. */
+/* The connection has been here after that request, or with it, or has moved on from there: the order is an old one. */
 static __always_inline int is_late(const struct mapping *known, const struct mapping *mapping)
 {
 	return known && known->origin == mapping->origin && known->vip == mapping->vip &&
-	       !same_connection(known, mapping) && (__s32)(mapping->request - known->request) <= 0;
+	       (known->state == MAPPING_MOVED || !same_connection(known, mapping)) && (__s32)(mapping->request - known->request) <= 0;
 }
 
 static __noinline enum verdict adopt(struct __sk_buff *skb, const struct bond *order, const struct shim *shim,
@@ -348,6 +350,8 @@ static __noinline enum verdict hand_on(struct __sk_buff *skb, const struct mappi
 
 	if (id & OUTER_ID_REQUEST)
 		return AGENT_DROP_BUSY;
+	if (bpf_skb_load_bytes(skb, ETH_LENGTH + offsetof(struct iphdr, tos), &outer.tos, sizeof(outer.tos)))
+		return AGENT_DROP_MALFORMED;
 	outer.id = bpf_htons(connection);
 	outer.tot_len = bpf_htons(skb->len - ETH_LENGTH + IP_LENGTH);
 	address_outer(&outer, outer_source, target);

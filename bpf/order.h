@@ -31,6 +31,13 @@ static __always_inline int is_member(__u32 cluster, __u32 backend)
 	return word && *word >> (backend & 63) & 1;
 }
 
+static __always_inline int is_configured(__u32 index)
+{
+	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	return backend && backend->address;
+}
+
 static __always_inline int is_down(__u32 index)
 {
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
@@ -136,15 +143,18 @@ static __always_inline enum verdict encapsulate_shimmed(struct xdp_md *ctx, stru
 	return UNDECIDED;
 }
 
-/* To `flow->mover`: the connection goes to `flow->backend`; or to that one itself, if the mover is down. Returns `verdict`, or what became of it. The order itself
- * is written later, where the stack has room: finish(). */
+/* To `flow->mover`: the connection goes to `flow->backend`; or to that one itself, if the mover is down. Returns
+ * `verdict`, or what became of it. The order itself is written later, where the stack has room: finish(). */
 static __noinline enum verdict give_order(struct xdp_md *ctx, struct segment *segment, const struct flow *flow,
 					  enum verdict verdict)
 {
 	struct scratch *scratch = get_scratch();
 	int adopts = is_down(flow->mover);
-	enum verdict failed = encapsulate_shimmed(ctx, segment, adopts ? flow->backend : flow->mover);
+	enum verdict failed;
 
+	if (!is_configured(flow->backend))
+		return DROP_NO_BACKEND;
+	failed = encapsulate_shimmed(ctx, segment, adopts ? flow->backend : flow->mover);
 	if (!scratch || failed != UNDECIDED)
 		return failed == UNDECIDED ? DROP_NO_ROOM : failed;
 	segment->backend = flow->backend;

@@ -8,6 +8,7 @@ bench (`route`, `put_flow`, `retire`), which the fixtures of conftest.py put bac
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -139,11 +140,8 @@ class Router(Bench):
         obj.maps["flows"].set_max_entries(FLOW_SETS)
         obj.maps["members"].set_max_entries(len(CLUSTERS))
         super().__init__(obj)
-        self.maglev = {cluster: oracle.maglev_table(weights) for cluster, weights in CLUSTERS.items()}
-        for cluster, table in self.maglev.items():
-            self._put_cluster(INDEX[cluster], table)
-            members = sum(1 << BACKENDS[name].index for name, weight in CLUSTERS[cluster].items() if weight)
-            self.object.maps["members"].update(INDEX[cluster], members)
+        self.maglev: dict[str, list[str | None]] = {}
+        self._reweighed = set(CLUSTERS)
         self.reset()
 
     def reset(self) -> None:
@@ -154,6 +152,9 @@ class Router(Bench):
             self.object.maps["backends"].update(backend.index, value)
         local = {"address": oracle.be32(FALLBACK.address), "interface": oracle.BACKEND_LOCAL}
         self.object.maps["backends"].update(FALLBACK.index, local)
+        for cluster in self._reweighed:
+            self._weigh(cluster, CLUSTERS[cluster])
+        self._reweighed.clear()
         self.set_cookie_keys(oracle.COOKIE_KEYS, 0)
         self.route(*SHOP_ROUTES)
 
@@ -180,6 +181,23 @@ class Router(Bench):
             "source": oracle.mac(source_mac),
             "interface": interface,
         }
+        self.object.maps["backends"].update(one.index, value)
+
+    def weigh(self, cluster: str, **weights: int) -> None:
+        """Gives the backends of a cluster other weights, by their names with `_` for `-`."""
+        self._weigh(cluster, {name.replace("_", "-"): weight for name, weight in weights.items()})
+        self._reweighed.add(cluster)
+
+    def _weigh(self, cluster: str, weights: Mapping[str, int]) -> None:
+        self.maglev[cluster] = oracle.maglev_table(weights)
+        self._put_cluster(INDEX[cluster], self.maglev[cluster])
+        members = sum(1 << BACKENDS[name].index for name, weight in weights.items() if weight)
+        self.object.maps["members"].update(INDEX[cluster], members)
+
+    def take_down(self, backend: str) -> None:
+        """Has the router know that a backend's host does not answer."""
+        one = BACKENDS[backend]
+        value = {"address": oracle.be32(one.address), "next_hop": oracle.mac(one.mac), "down": 1}
         self.object.maps["backends"].update(one.index, value)
 
     def retire(self, backend: str) -> None:
@@ -256,15 +274,25 @@ class Router(Bench):
         assert (code, output.hex(" ")) == (XDP_TX, expected.hex(" "))
 
     def forwards(
-        self, segment: Segment, verdict: str, backend: str, *, opens: bool = False, cookie: int | None = None
+        self,
+        segment: Segment,
+        verdict: str,
+        backend: str,
+        *,
+        opens: bool = False,
+        cookie: int | None = None,
+        beyond: bool = False,
     ) -> None:
-        """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection.
+        """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection, `beyond` if
+        it must say that the segment lies behind a request that is being moved.
 
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
         """
         new = verdict == "ROUTED_FIRST"
         starts = verdict in ("ROUTED_NEXT", "FORWARDED_AGAIN")
-        expected = self.encapsulated(segment, backend, opens=opens, cookie=cookie, new=new, starts=starts)
+        expected = self.encapsulated(
+            segment, backend, opens=opens, cookie=cookie, new=new, starts=starts, beyond=beyond
+        )
         self.sends(segment, verdict, expected)
 
     def falls_back(self, segment: Segment, verdict: str, *, opens: bool = False, cookie: int | None = None) -> None:
@@ -275,6 +303,63 @@ class Router(Bench):
         mac = frames.CLIENT_MAC
         expected = frames.encapsulated(segment, FALLBACK, source, cookie, opens=opens, mac=mac, new=False)
         assert (code, output.hex(" ")) == (XDP_PASS, expected.hex(" "))
+
+    def orders(
+        self,
+        segment: Segment,
+        verdict: str,
+        mover: str,
+        target: str,
+        *,
+        cookie: int | None = None,
+        epoch: int = 0,
+        source_mac: str | None = None,
+    ) -> None:
+        """To the backend `mover`, with the order to hand the connection over to `target`.
+
+        The order calls the connection by a `cookie`, by default that of its handshake. With `source_mac` it leaves by
+        another interface, which has that MAC address.
+        """
+        earliest = oracle.shim_time()
+        code, output = self.run("rauta_ingress", segment, verdict)
+        said = int.from_bytes(output[frames.SHIM + 4 : frames.SHIM + 6], "little")
+        assert said in (earliest, oracle.shim_time())
+        shim = self.order(segment, mover, target, cookie=cookie, epoch=epoch, time=said)
+        mac = frames.ROUTER_MAC if source_mac is None else source_mac
+        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac)
+        assert (code, output.hex(" ")) == (XDP_REDIRECT if source_mac else XDP_TX, expected.hex(" "))
+
+    def adopts(self, segment: Segment, verdict: str, target: str, *, cookie: int | None = None) -> None:
+        """To `target`, with the router's own order to go on with the connection: the one that has it is down.
+
+        What it says is what the router knows: the options of the SYN, and the clock that the client echoes.
+        """
+        code, output = self.run("rauta_ingress", segment, verdict)
+        said = int.from_bytes(output[frames.SHIM + 4 : frames.SHIM + 6], "little")
+        assert (oracle.shim_time() - said) & 0xFFFF <= 1
+        stamps = oracle.parse_timestamps(segment.options)
+        known = {"first": stamps[1] if stamps else 0, "options": segment.connection.cookie & 0xFF}
+        order = self.order(segment, target, target, cookie=cookie, time=said)
+        shim = dataclasses.replace(order, kind=oracle.SHIM_ADOPT, **known)
+        expected = frames.ordered(segment, shim, frames.ROUTER_MAC, BACKENDS[target].mac)
+        assert (code, output.hex(" ")) == (XDP_TX, expected.hex(" "))
+
+    def order(
+        self, segment: Segment, mover: str, target: str, *, cookie: int | None = None, epoch: int = 0, time: int
+    ) -> oracle.Shim:
+        """What it says."""
+        return oracle.Shim(
+            kind=oracle.SHIM_MOVE,
+            four=segment.connection.tuple,
+            seq=segment.seq,
+            ack=segment.ack,
+            source=oracle.outer_source(segment.connection.tuple, *self.outer),
+            destination=BACKENDS[mover].address,
+            first=oracle.be32(BACKENDS[target].address),
+            second=segment.connection.cookie if cookie is None else cookie,
+            time=time,
+            flags=epoch | (oracle.SHIM_HEAD if segment.payload.startswith(b"HEAD ") else 0),
+        )
 
     def redirects(self, segment: Segment, verdict: str, backend: str, source_mac: str, *, opens: bool = False) -> None:
         """To that backend, encapsulated, out of another interface, which has that MAC address."""
@@ -294,12 +379,13 @@ class Router(Bench):
         mac: str = frames.ROUTER_MAC,
         new: bool | None = None,
         starts: bool = False,
+        beyond: bool = False,
     ) -> bytes:
         """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
         return frames.encapsulated(
-            segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new, starts=starts
+            segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new, starts=starts, beyond=beyond
         )
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:

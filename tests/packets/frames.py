@@ -33,6 +33,7 @@ SECOND_VIP, SECOND_VIP_PORT, SECOND_LOCAL_PORT = "198.18.100.82", 8443, 9090
 
 ETHERNET_HEADER = 14
 HEADERS = ETHERNET_HEADER + 20 + 20  # in front of TCP options and payload, without IPv4 options
+SHIM = ETHERNET_HEADER + 20  # where a shim is
 TCP_WINDOW = 502  # of the client's segments after the SYN
 ISN = 0x1000_0000
 CLIENT_CLOCK = 0x0102_0304  # TSval of a client's segments
@@ -344,20 +345,36 @@ def encapsulated(
     age: int | None = None,
     new: bool | None = None,
     starts: bool = False,
+    beyond: bool = False,
 ) -> bytes:
     """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header.
 
     `cookie` is that of the connection which the router takes it to be of, `mac` the address of the interface that it
     leaves through. `age` is what a first request says of the handshake; None for what it says if it echoes
     ECHOED_CLOCK, or nothing; `new` whether the router knows of no earlier one, None if it depends on `opens` alone;
-    `starts` whether a later request starts with the segment.
+    `starts` whether a later request starts with the segment; `beyond` whether it lies behind one that is being moved.
     """
     if age is None:
         age = oracle.AGE_LONG if segment.options[:4] == timestamps(0, 0)[:4] else 0
     new = opens if new is None else new
     request = segment.payload if opens or starts else b""
-    packet = outer_packet(segment.packet, backend, source, cookie, opens=opens, age=age, new=new, request=request)
+    packet = outer_packet(
+        segment.packet, backend, source, cookie, opens=opens, age=age, new=new, request=request, beyond=beyond
+    )
     return ethernet(mac, backend.mac, packet)
+
+
+def ordered(segment: Segment, shim: oracle.Shim, source: str, destination: str) -> bytes:
+    """The frame in which a shim stands in front of a client's packet; between these two MAC addresses."""
+    return ethernet(source, destination, shimmed(segment.packet, shim))
+
+
+def shimmed(packet: bytes, shim: oracle.Shim | bytes, **outer: Any) -> bytes:
+    """The IPv4 packet in which a shim stands in front of another one; `outer` is to differ in its header."""
+    header: dict[str, Any] = {"tos": packet[1], "id": 0, "flags": "DF", "ttl": 64, "proto": oracle.SHIM_PROTOCOL}
+    if isinstance(shim, oracle.Shim):
+        header |= {"src": shim.source, "dst": shim.destination}
+    return bytes(IP(**header | outer) / Raw(bytes(shim) + packet))
 
 
 def outer_packet(
@@ -370,13 +387,14 @@ def outer_packet(
     age: int = 0,
     new: bool = False,
     request: bytes = b"",
+    beyond: bool = False,
 ) -> bytes:
     """The IPv4 packet that carries another one to a backend."""
     outer = IP(
         src=source,
         dst=backend.address,
         tos=packet[1],
-        id=oracle.outer_id(cookie, opens=opens, age=age, new=new, request=request),
+        id=oracle.outer_id(cookie, opens=opens, age=age, new=new, request=request, beyond=beyond),
         flags="DF",
         ttl=64,
         proto=4,

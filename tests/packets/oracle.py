@@ -8,6 +8,7 @@ __be32 integers of the contract only in `be32`. Integers are those of a little-e
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -45,13 +46,19 @@ NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
 BACKEND_LOCAL = 0xFFFFFFFF
 PATH_EXACT, PATH_PREFIX = 0, 1
 HOST_EXACT, HOST_WILDCARD = 0, 1
-FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_RECOVERED, FLOW_FALLBACK = 1, 2, 3, 4, 5
+FLOW_OPEN, FLOW_CLOSING, FLOW_ANSWERED, FLOW_RECOVERED, FLOW_FALLBACK, FLOW_MOVING = 1, 2, 3, 4, 5, 6
+FIRST_NOT, FIRST_OPENS, FIRST_MOVED = 0, 1, 2
+MAX_ORDERS = 9
+SHIM_PROTOCOL, SHIM_VERSION, SHIM_LIFETIME = 253, 1, 60
+SHIM_MOVE, SHIM_ADOPT, SHIM_MOVED = 16, 17, 18
+SHIM_EPOCH, SHIM_HEAD = 1, 2
+SHIM_SIZE = 24
 ASK_VERSION = 1
 ASK_WHOSE, ASK_MINE, ASK_NOT_MINE = 1, 2, 3
 ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
 ANSWER_REFUSED, ANSWER_NOT_MINE, ANSWER_RECOVERED, ANSWER_LATE = 0, 1, 2, 3
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING, MAPPING_MOVED = 1, 2, 3, 4
-MARK_MAGIC, MARK_OPENS, MARK_LATER = 0x52410000, 0x200, 0x400
+MARK_MAGIC, MARK_OPENS, MARK_LATER, MARK_RESET = 0x52410000, 0x200, 0x400, 0x800
 MAX_ATTEMPTS = 3
 
 # ---- the secrets of these tests -------------------------------------------------------------------------
@@ -267,16 +274,18 @@ def parse_timestamps(raw: bytes) -> tuple[int, int] | None:
     return (int.from_bytes(found[-1][:4], "big"), int.from_bytes(found[-1][4:], "big")) if found else None
 
 
-def outer_id(cookie: int, *, opens: bool, age: int = 0, new: bool = False, request: bytes = b"") -> int:
+def outer_id(
+    cookie: int, *, opens: bool, age: int = 0, new: bool = False, request: bytes = b"", beyond: bool = False
+) -> int:
     """The identification in the outer header of a connection's packets.
 
     Of a first request it says the age, and whether the router knows of no earlier one; of a later one, that `request`
-    starts there.
+    starts there; of what lies `beyond` a request that is being moved, just that.
     """
     head = request.startswith(b"HEAD ")
     if opens:
         return (OUTER_ID_NEW if new else 0) | (OUTER_ID_FIRST_HEAD if head else 0) | age << 1 | OUTER_ID_OPENS
-    hints = (OUTER_ID_REQUEST | (OUTER_ID_HEAD if head else 0)) if request else 0
+    hints = (OUTER_ID_REQUEST | (OUTER_ID_HEAD if head else 0)) if request else OUTER_ID_BEYOND if beyond else 0
     return cookie >> 16 & OUTER_ID_CONNECTION | hints
 
 
@@ -353,6 +362,53 @@ class Ask:
             said += (number & 0xFFFFFFFF).to_bytes(4, "little")
         tag = siphash24(*keys[self.epoch & 1], said + tuple_bytes(self.between) + bytes(4))
         return said + tag.to_bytes(8, "little")
+
+
+@dataclass(frozen=True)
+class Shim:
+    """`struct shim`, and what its tag says besides: of which connection it is, which numbers, from whom to whom.
+
+    `seq` and `ack` are those of the packet inside, or what a SHIM_MOVED says itself; `source` and `destination` are the
+    outer addresses. `first` of a SHIM_MOVE is an address as it stands in memory.
+    """
+
+    kind: int
+    four: Tuple
+    seq: int
+    ack: int
+    source: str
+    destination: str
+    first: int
+    second: int
+    time: int
+    flags: int = 0
+    options: int = 0
+    trip: int = 0
+    version: int = SHIM_VERSION
+
+    def __bytes__(self) -> bytes:
+        return self.sealed(ASK_KEYS)
+
+    def sealed(self, keys: Sequence[tuple[int, int]]) -> bytes:
+        """With its tag under one of these keys."""
+        said = bytes([self.version, self.kind, self.flags, self.options])
+        said += (
+            (self.time & 0xFFFF).to_bytes(2, "little")
+            + self.trip.to_bytes(2, "little")
+            + _words(self.first, self.second)
+        )
+        bond = tuple_bytes(self.four) + _words(self.seq, self.ack)
+        bond += IPv4Address(self.source).packed + IPv4Address(self.destination).packed + bytes(4)
+        return said + siphash24(*keys[self.flags & SHIM_EPOCH], said + bond).to_bytes(8, "little")
+
+
+def shim_time() -> int:
+    """What the time in a shim is just now: TAI, seconds, modulo 2^16."""
+    return int(time.clock_gettime(time.CLOCK_TAI)) & 0xFFFF
+
+
+def _words(*numbers: int) -> bytes:
+    return b"".join((number & 0xFFFFFFFF).to_bytes(4, "little") for number in numbers)
 
 
 def tuple_bytes(four: Tuple) -> bytes:

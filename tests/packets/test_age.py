@@ -56,7 +56,7 @@ def sent(router: Router, segment: Segment, verdict: str = "ROUTED_FIRST") -> int
 # ---- the router says it ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ago", [0, 1, 2, 9, 10, 40, NEAR, 2 * NEAR, 333, 1000, 12_000])
+@pytest.mark.parametrize("ago", [0, 1, 2, 9, 10, 40, NEAR, 2 * NEAR, 333, 1000, 8_000])
 def test_the_age_is_never_less_than_it_is_and_hardly_more(router: Router, ago: int) -> None:
     """Of a near client one millisecond more, since both readings are cut off to whole ones; else up to a tick."""
     segment = echoing(ago)
@@ -66,7 +66,7 @@ def test_the_age_is_never_less_than_it_is_and_hardly_more(router: Router, ago: i
     assert least < age <= most + 1 + (TICK if most > NEAR else 0)
 
 
-@pytest.mark.parametrize("ago", [AGE_LONG, 40_000, 1 << 31, -1000, -(1 << 30)])
+@pytest.mark.parametrize("ago", [AGE_LONG, 12_000, 40_000, 1 << 31, -1000, -(1 << 30)])
 def test_what_is_old_or_was_never_said_is_long_ago(router: Router, ago: int) -> None:
     """Another router's clock, or an echo that the client has made up, may be ahead of this one's."""
     assert sent(router, echoing(ago)) == AGE_LONG

@@ -96,11 +96,14 @@ def is_silent(agent: Agent, frame: bytes) -> None:
 
 
 @contextmanager
-def established(local: Tuple = LOCAL_TUPLE, received: int = RECEIVED, sent: int = SENT) -> Iterator[socket.socket]:
-    """A socket on a local tuple that stands at these numbers."""
+def established(
+    local: Tuple = LOCAL_TUPLE, received: int = RECEIVED, sent: int = SENT, mss: int = 536
+) -> Iterator[socket.socket]:
+    """A socket on a local tuple that stands at these numbers. Until it closes, it is under repair: without a word."""
     with socket.socket() as sock:
         sock.setsockopt(SO_TCP, TCP_REPAIR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(SO_TCP, socket.TCP_MAXSEG, mss)
         sock.bind((local.server, local.server_port))
         for queue, number in ((TCP_RECV_QUEUE, received), (TCP_SEND_QUEUE, sent)):
             sock.setsockopt(SO_TCP, TCP_REPAIR_QUEUE, queue)

@@ -160,7 +160,7 @@ def test_what_is_of_no_connection_is_dropped(known: Agent, about: bytes) -> None
         known.drops("ingress", carried_packet(error(about[:60]), ALICE.cookie), "AGENT_DROP_ICMP")
 
 
-@pytest.mark.parametrize("bit", range(1, 16))
+@pytest.mark.parametrize("bit", range(3, 16))
 def test_so_is_what_is_of_another_connection_than_the_router_means(known: Agent, bit: int) -> None:
     other = oracle.outer_id(ALICE.cookie, opens=False) ^ 1 << bit
     with established(ALICE):

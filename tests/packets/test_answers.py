@@ -125,10 +125,10 @@ def test_the_connection_may_go_on_if_the_client_does_not_believe_the_reset(route
     router.forwards(ALICE.data(HEAD, len(HEAD), acked=400), "ROUTED_NEXT", "web-1")
 
 
-def test_a_later_request_for_a_cluster_without_weight_belongs_to_another_cluster(router: Router) -> None:
-    """Which resets the connection; on the next one the request gets its 503."""
+def test_a_later_request_for_another_cluster_without_weight_is_reset(router: Router) -> None:
+    """There is nobody to move the connection to; on the next one the request gets its 503."""
     router.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
-    router.resets(ALICE.later(request("/drained"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    router.resets(ALICE.later(request("/drained"), len(HEAD)), "TX_UNAVAILABLE")
 
 
 def test_a_later_request_without_route_may_be_reset(router: Router) -> None:

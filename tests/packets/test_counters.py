@@ -102,13 +102,16 @@ def test_requests_are_counted_for_their_route() -> None:
 
 
 def test_what_does_not_leave_for_a_backend_is_no_request_of_the_route() -> None:
-    """Too big to be encapsulated; and a later request whose route names another cluster."""
+    """Too big to be encapsulated; and a later request whose route's cluster has no weight. One that moves is one."""
     head = request("/")
     with loaded() as router:
         run(router, ALICE.data(request("/", f"X: {'x' * 1400}")))
-        run(router, ALICE.data(head), ALICE.later(request("/api"), len(head)))
-        assert counted(router.counters()) == {"TX_TOO_BIG": 1, "ROUTED_FIRST": 1, "TX_RESET_ROUTE_CHANGED": 1}
-        assert [one.requests for one in router.requests_by_route()] == [1, 0, 0, 0, 0, 0]
+        run(router, ALICE.data(head), ALICE.later(request("/api"), len(head)), ALICE.later(request("/api"), len(head)))
+        there = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)
+        run(router, there.data(request("/open")), there.later(request("/drained"), len(request("/open"))))
+        verdicts = {"TX_TOO_BIG": 1, "ROUTED_FIRST": 2, "ROUTED_MOVED": 1, "FORWARDED_ORDER": 1, "TX_UNAVAILABLE": 1}
+        assert counted(router.counters()) == verdicts
+        assert [one.requests for one in router.requests_by_route()] == [1, 1, 0, 0, 1, 0]
 
 
 def test_each_of_65536_routes_has_its_counter() -> None:

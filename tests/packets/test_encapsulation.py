@@ -154,7 +154,7 @@ def test_it_does_not_replace_an_older_connections_entry(router: Router) -> None:
     router.put_flow(ALICE, **before)
     router.finds_too_big(ALICE.reopened(ALICE.isn + 5000).data(BIG_POST))
     assert router.flow(ALICE) == before
-    router.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    router.orders(ALICE.later(request("/api"), len(HEAD)), "ROUTED_MOVED", "web-1", "api-1")
 
 
 def test_a_later_request_that_is_too_big_does_not_become_the_newest(router: Router) -> None:
@@ -162,7 +162,7 @@ def test_a_later_request_that_is_too_big_does_not_become_the_newest(router: Rout
     router.put_flow(ALICE, **before)
     router.finds_too_big(ALICE.later(BIG_POST, len(HEAD)))
     assert router.flow(ALICE) == before
-    router.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    router.orders(ALICE.later(request("/api"), len(HEAD)), "ROUTED_MOVED", "web-1", "api-1")
 
 
 def test_an_end_that_is_too_big_closes_nothing(router: Router) -> None:

@@ -80,12 +80,19 @@ def test_so_is_a_later_one(talking: Router, told: Tell) -> None:
 
 
 def test_a_request_for_another_cluster_is_told_with_its_own_route(talking: Router, told: Tell) -> None:
-    """And no backend: it goes to none."""
+    """And no backend if it goes to none."""
     _, event = told(ALICE.data(HEAD), ALICE.later(request("/api", method="POST"), len(HEAD)))
     assert event.verdict == "ROUTED_NEXT"  # of the same cluster
     _, event = told(BOB.data(request("/open")), BOB.later(request("/drained"), len(request("/open"))))
-    assert (event.verdict, event.vip, event.backend) == ("TX_RESET_ROUTE_CHANGED", "strict", None)
+    assert (event.verdict, event.vip, event.backend) == ("TX_UNAVAILABLE", "strict", None)
     assert event.route == talking.config.vips[1].routes[1]
+
+
+def test_a_request_that_moves_its_connection_is_told_with_its_route_and_its_new_backend(
+    talking: Router, told: Tell
+) -> None:
+    _, event = told(ALICE.data(HEAD), ALICE.later(request("/api"), len(HEAD)))
+    assert (event.verdict, event.backend, event.route) == ("ROUTED_MOVED", "api-1", talking.config.vips[0].routes[1])
 
 
 STRANGE = {

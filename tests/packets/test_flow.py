@@ -309,26 +309,27 @@ def test_the_body_of_the_next_request_may_start_with_it(router: Router) -> None:
     assert router.flow(ALICE) == entry(segment, "web", "web-1", head=POST, body=3000, first=0)
 
 
-def test_the_next_request_of_another_cluster_resets_the_connection(router: Router) -> None:
+def test_the_next_request_of_another_cluster_moves_the_connection(router: Router) -> None:
+    """test_orders.py has what follows."""
     known(router)
-    router.resets(ALICE.later(request("/api"), AFTER_HEAD, acked=9), "TX_RESET_ROUTE_CHANGED")
+    router.orders(ALICE.later(request("/api"), AFTER_HEAD, acked=9), "ROUTED_MOVED", "web-1", "api-1")
 
 
 def test_also_behind_a_body(router: Router) -> None:
     posting(router)
-    router.resets(ALICE.later(request("/api"), AFTER_POST), "TX_RESET_ROUTE_CHANGED")
+    router.orders(ALICE.later(request("/api"), AFTER_POST), "ROUTED_MOVED", "web-1", "api-1")
 
 
 def test_what_was_reset_is_reset_again_and_never_forwarded(router: Router) -> None:
     known(router)
     for _ in range(3):
-        router.resets(ALICE.later(request("/api"), AFTER_HEAD), "TX_RESET_ROUTE_CHANGED")
+        router.resets(ALICE.later(request("/drained"), AFTER_HEAD), "TX_UNAVAILABLE")
 
 
 def test_a_route_that_has_changed_counts_for_the_next_request(router: Router) -> None:
     known(router)
     router.route(Route("api", prefix="/"))
-    router.resets(ALICE.later(HEAD, AFTER_HEAD), "TX_RESET_ROUTE_CHANGED")
+    router.orders(ALICE.later(HEAD, AFTER_HEAD), "ROUTED_MOVED", "web-1", "api-1")
 
 
 def test_the_next_request_with_the_clients_end_is_routed_and_closing(router: Router) -> None:

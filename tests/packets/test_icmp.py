@@ -285,6 +285,16 @@ def test_and_any_flow(router: Router) -> None:
         tells_client(router, error, told(packet[:100], 1280, connection))
 
 
+def test_while_the_connection_moves_it_is_the_old_backends(router: Router) -> None:
+    """All packets but the order go by that one."""
+    before = entry(ALICE.data(HEAD), "api", "api-1", state=oracle.FLOW_MOVING, mover=WEB.index)
+    router.put_flow(ALICE, **before)
+    tells_client(router, to_outer(router, outer_of(router)[:100]), told(UPLOAD.packet[:80], 1380))
+    new = to_outer(router, outer_of(router, dst=BACKENDS["api-1"].address)[:100])
+    router.drops(to_router(new), "DROP_ICMP")
+    assert router.flow(ALICE) == before
+
+
 @pytest.mark.parametrize("padding", [1, 6, 18])
 def test_padding_does_not_go_to_the_client(router: Router, padding: int) -> None:
     known(router)

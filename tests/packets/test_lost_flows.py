@@ -197,7 +197,7 @@ def recovered(backend: str = "web-1", **changes: int) -> dict[str, int]:
     """The entry that MINE makes."""
     made = entry(ALICE.data(HEAD), "web", backend, state=FLOW_RECOVERED, first=0, digest=0, head_length=0)
     numbers = {"request_seq": LOST.seq, "next_request_seq": LOST.seq, "body_seq": LOST.seq, "request_ack": LOST.ack}
-    return made | numbers | {"cluster": 0} | changes
+    return made | numbers | {"cluster": 0, "options": 0} | changes
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

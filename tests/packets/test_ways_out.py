@@ -75,7 +75,7 @@ def test_what_the_router_says_itself_goes_back(elsewhere: Router) -> None:
     known(elsewhere)
     upload = request("/", "Content-Length: 1500", method="POST") + b"b" * 1500
     elsewhere.finds_too_big(Connection(port=41000).data(upload))
-    elsewhere.resets(ALICE.later(request("/api"), len(HEAD)), "TX_RESET_ROUTE_CHANGED")
+    elsewhere.resets(ALICE.later(request("/drained"), len(HEAD)), "TX_UNAVAILABLE")
 
 
 def test_what_is_dropped_leaves_nowhere(elsewhere: Router) -> None:
