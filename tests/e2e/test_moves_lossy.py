@@ -15,6 +15,7 @@ import heapq
 import http.client
 import os
 import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ import pytest
 from e2e import signing
 from e2e.bench import Bench, Conversation, bench, eventually, request
 from e2e.wire import ETH_P_ALL, ETH_P_IP, ETHERNET_HEADER, PACKET_HOST, PACKET_OUTGOING
+from lab.checks.state import ESTABLISHED, sockets
 from lab.topology import Host
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
@@ -39,14 +41,18 @@ LONG = bool(os.environ.get("RAUTA_LONG"))
 REQUESTS = int(os.environ.get("RAUTA_REQUESTS", 100_000 if LONG else 4_000))
 SEED = int(os.environ.get("RAUTA_SEED", 1))
 CLIENTS = 64
-KEPT = 200
+KEPT = 50
 """requests of a connection, at most"""
+LEAVING = 0.2
+"""of all connections, which their client aborts"""
 PATIENCE = 60.0
 """seconds for an answer: what takes longer hangs"""
 LATEST = 5.0
 """seconds after which a frame comes again, at most"""
 REPLAYED = 0.02
 """of all frames"""
+ABORT = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 ROUTES = ("web", "api", "cart")
 SHIM = 253
 """bpf/contract.h: SHIM_PROTOCOL"""
@@ -63,12 +69,62 @@ class Seen:
     """What the clients have seen."""
 
     answered: int = 0
+    left: int = 0
+    """requests whose client went away at once"""
+    aborted: set[int] = field(default_factory=set)
+    """its ports"""
     moves: int = 0
     """answers by another backend than the one before on the connection"""
     errors: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     slowest: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request to a signing server. ``size``: of the answer; ``pause``: milliseconds before it."""
+
+    number: int
+    method: str
+    cluster: str
+    size: int
+    pause: int
+    body: bytes
+
+    @property
+    def target(self) -> str:
+        return f"/{self.cluster}/{self.number}?size={self.size}&pause={self.pause}"
+
+    def head(self, *headers: str) -> bytes:
+        return request(self.target, *headers, method=self.method, body=self.body).removesuffix(self.body)
+
+    def send(self, connection: Conversation, random: Random) -> None:
+        """In one go; the body in pieces; or when the server has said that it wants it."""
+        way = random.choice(["at once", "in pieces", "expected"]) if self.body else "at once"
+        if way == "at once":
+            connection.sock.sendall(self.head() + self.body)
+        elif way == "in pieces":
+            connection.sock.sendall(self.head())
+            step = len(self.body) // random.randint(1, 4) + 1
+            for start in range(0, len(self.body), step):
+                time.sleep(random.choice([0, 0.002]))
+                connection.sock.sendall(self.body[start : start + step])
+        else:
+            connection.sock.sendall(self.head("Expect: 100-continue"))
+            assert interim(connection).startswith(b"HTTP/1.1 100 ")
+            connection.sock.sendall(self.body)
+
+
+def interim(connection: Conversation) -> bytes:
+    """An answer without a body, and not a byte more."""
+    said = b""
+    while not said.endswith(b"\r\n\r\n"):
+        more = connection.sock.recv(1)
+        if not more:
+            raise http.client.RemoteDisconnected(said)
+        said += more
+    return said
 
 
 @dataclass
@@ -85,7 +141,7 @@ class Asker:
         """Until the numbers run out, or something was wrong."""
         while not self.seen.wrong:
             try:
-                with self.lossy.connected() as connection:
+                with self.lossy.connected(options=[NO_DELAY]) as connection:
                     connection.sock.settimeout(PATIENCE)
                     if not self._ask(connection):
                         return
@@ -109,24 +165,41 @@ class Asker:
                 self.seen.moves += before not in ("", backend)
                 self.seen.slowest = max(self.seen.slowest, seconds)
             before = backend
+        with self.seen.lock:
+            number = next(self.numbers, None) if self.random.random() < LEAVING else None
+        if number is not None:
+            self._leave(connection, number)
         return True
 
     def _one(self, connection: Conversation, number: int) -> tuple[str, float]:
-        method = self.random.choice(["GET", "GET", "HEAD", "POST", "PUT"])
-        cluster = self.random.choice(ROUTES)
-        size = round(10 ** self.random.uniform(0, 4.7 if self.random.random() < 0.2 else 3)) - 1
-        target = f"/{cluster}/{number}?size={size}"
-        body = self.random.randbytes(round(10 ** self.random.uniform(0, 4.3))) if method in ("POST", "PUT") else b""
+        one = self._drawn(number)
         began = time.monotonic()
-        connection.sock.sendall(request(target, method=method, body=body))
-        answer = connection.answer(method)
+        one.send(connection, self.random)
+        answer = connection.answer(one.method)
         seconds = time.monotonic() - began
-        proof = signing.digest(method, target, body)
-        expected = (200, proof, b"" if method == "HEAD" else signing.signed(proof, size))
+        proof = signing.digest(one.method, one.target, one.body)
+        expected = (200, proof, b"" if one.method == "HEAD" else signing.signed(proof, one.size))
         got = (answer.status, answer.headers.get("x-digest"), answer.body)
-        if got != expected or answer.backend not in self.clusters[cluster]:
-            self.seen.wrong.append(f"{method} {target}: {answer.status} by {answer.backend!r}, {answer.headers}")
+        if got != expected or answer.backend not in self.clusters[one.cluster]:
+            self.seen.wrong.append(f"{one.method} {one.target}: {answer.status} by {answer.backend!r}")
         return answer.backend, seconds
+
+    def _drawn(self, number: int) -> Asked:
+        random = self.random
+        method, cluster = random.choice(["GET", "GET", "HEAD", "POST", "PUT"]), random.choice(ROUTES)
+        size = round(10 ** random.uniform(0, 4.7 if random.random() < 0.2 else 3)) - 1
+        pause = random.randint(1, 100) if random.random() < 0.1 else 0
+        body = random.randbytes(round(10 ** random.uniform(0, 4.3))) if method in ("POST", "PUT") else b""
+        return Asked(number, method, cluster, size, pause, body)
+
+    def _leave(self, connection: Conversation, number: int) -> None:
+        """Ask once more, and do not wait for the answer."""
+        with self.seen.lock:
+            self.seen.left += 1
+            self.seen.aborted.add(connection.port)
+        connection.sock.sendall(self._drawn(number).head())
+        time.sleep(self.random.uniform(0, 0.02))
+        connection.sock.setsockopt(*ABORT)
 
 
 class Replayer:
@@ -231,32 +304,31 @@ def load(lossy: Bench, requests: int, seed: int) -> Seen:
 def test_lossy_cables_lose_no_request_and_execute_none_twice(lossy: Bench, tmp_path: Path, late: bool) -> None:
     replayer = Replayer(lossy, Random(SEED))
     grown = lossy.growth()
+    lost = sum(faults.counters()["lost"] for faults in lossy.network.faults.values())
     with signing.signing(lossy.network, ROUTES, tmp_path):
         with replayer.running() if late else ExitStack():
             seen = load(lossy, REQUESTS, seed=2 * SEED + late)
-        print(f"{seen.answered} answered, {seen.moves} moves, slowest {seen.slowest:.1f} s, {dict(seen.errors)}")
-        print(f"{grown}; replayed {dict(replayer.sent)}")
+        lost = sum(faults.counters()["lost"] for faults in lossy.network.faults.values()) - lost
+        print(f"{seen.answered} answered, {seen.left} left, {seen.moves} moves, slowest {seen.slowest:.1f} s")
+        print(f"{dict(seen.errors)}; {lost} frames lost; replayed {dict(replayer.sent)}; {grown}")
         executed = Counter(signing.executed(tmp_path))
         assert not seen.wrong, seen.wrong[:5]
         assert not {what: times for what, times in executed.items() if times > 1}
         assert not seen.errors
-        assert seen.answered == executed.total() == REQUESTS
+        assert lost > REQUESTS / 20
+        assert grown["AGENT_HANDED_ON"] < 2 * grown["FORWARDED_MOVING"] + REQUESTS / 20, grown
+        assert seen.answered + seen.left == REQUESTS
+        assert seen.answered <= executed.total() <= REQUESTS
         assert seen.moves > REQUESTS / 3
-        nothing_is_left(lossy)
+        nothing_is_left(lossy, seen.aborted)
 
 
-def nothing_is_left(lossy: Bench) -> None:
-    """All clients have closed: no backend has a connection."""
-    hosts = [name for cluster in ROUTES for name in lossy.network.clusters[cluster]]
+def nothing_is_left(lossy: Bench, aborted: set[int]) -> None:
+    """No backend has a connection whose client has closed it. A reset that was lost is never sent again."""
+    for host in (lossy.network.hosts[name] for cluster in ROUTES for name in lossy.network.clusters[cluster]):
 
-    def established() -> list[object]:
-        from lab.checks.state import ESTABLISHED, sockets
+        def left(host: Host = host) -> set[int]:
+            remote = {one.remote for one in sockets(host) if one.state == ESTABLISHED}
+            return {port for address, port in remote if address == lossy.client.address} - aborted
 
-        return [
-            one
-            for name in hosts
-            for one in sockets(lossy.network.hosts[name])
-            if one.state == ESTABLISHED and one.remote[0] == lossy.client.address
-        ]
-
-    eventually(lambda: not established(), "all connections to be gone", PATIENCE)
+        eventually(lambda left=left: not left(), f"all connections on {host.name} to be gone", PATIENCE)
