@@ -275,10 +275,19 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 	return encapsulate(ctx, segment, flow->backend, id, verdict);
 }
 
+/* Has the segment anything that takes a place in the stream behind the newest request's start? An acknowledgement has
+ * not, wherever it stands. */
+static __always_inline int is_beyond(const struct segment *segment, const struct flow *flow)
+{
+	__u32 end = data_end(segment);
+
+	return end != segment->seq && !(segment->flags & TCP_RST) && seq_before(flow->request_seq, end);
+}
+
 /*
  * A segment while the flow moves. The order goes again with the request; what else there is, by the backend that has
- * the order, and what is behind the request only to whom that one has handed the connection. A bare acknowledgement is
- * for both: the answer before may still be under way, and waits for it.
+ * the order, and if it is behind the request only to whom that one has handed the connection. Acknowledgements are for
+ * both: the old one may still be answering, and can go on only with them.
  */
 static __noinline enum verdict forward_moving(struct xdp_md *ctx, struct segment *segment,
 						   const struct entry *entry, enum verdict verdict)
@@ -292,7 +301,7 @@ static __noinline enum verdict forward_moving(struct xdp_md *ctx, struct segment
 		verdict = give_order(ctx, segment, flow, FORWARDED_ORDER);
 		return verdict == FORWARDED_ORDER && note_order_again(entry) ? DROP_NO_ROOM : verdict;
 	}
-	if (data_end(segment) != segment->seq && seq_before(flow->request_seq, data_end(segment)))
+	if (is_beyond(segment, flow))
 		id |= OUTER_ID_BEYOND;
 	return encapsulate(ctx, segment, flow->mover, id, FORWARDED_MOVING);
 }

@@ -429,8 +429,7 @@ def test_a_client_may_leave_while_its_request_waits_to_move(routed: Bench, logs:
         if end == "abort":
             connection.sock.setsockopt(*ABORT)
         port = connection.port
-    for name in backends(routed):
-        eventually(lambda name=name: not routed.sockets_of(name, port), f"{name} to have no socket of port {port}", 10)
+    eventually(lambda: not holders(routed, port), f"no backend to have a socket of port {port}", 2 * SECONDS)
     assert signing.executed(logs).count(f"GET /stamp/{path}") <= 1
 
 
@@ -478,8 +477,10 @@ def test_nothing_is_left_and_the_port_may_be_used_again(routed: Bench, end: str)
 
 
 def wait_until_none_is_established(routed: Bench, port: int) -> None:
-    for name in backends(routed):
-        eventually(lambda name=name: not routed.established(name, port), f"{name} to have no connection of port {port}")
+    def established() -> list[str]:
+        return [name for name in backends(routed) if routed.established(name, port)]
+
+    eventually(lambda: not established(), f"no backend to have a connection of port {port}")
 
 
 # ---- what would be a wrong delivery ---------------------------------------------------------------------
