@@ -20,6 +20,7 @@
 #define SHIM_OFFSET   (ETH_LENGTH + IP_LENGTH)
 #define INNER_OFFSET  (SHIM_OFFSET + SHIM_LENGTH)
 #define NANOSECONDS_A_MS 1000000U
+#define HANDED_ON_TTL	 (DEFAULT_TTL / 2) /* of what a backend hands on; whatever comes with it, or less, may have been */
 
 /* The mapping is of a connection that begins here: its first request is the only one so far. */
 static __always_inline void first_question(struct mapping *mapping, int is_head)
@@ -56,11 +57,11 @@ static __always_inline void bind_to(const struct shimmed *packet, struct bond *b
 	bond->to = packet->outer.daddr;
 }
 
-static __always_inline void address_outer(struct iphdr *outer, __be32 source, __be32 destination)
+static __always_inline void address_outer(struct iphdr *outer, __be32 source, __be32 destination, __u8 ttl)
 {
 	outer->saddr = source;
 	outer->daddr = destination;
-	outer->ttl = DEFAULT_TTL;
+	outer->ttl = ttl;
 	outer->check = 0;
 	outer->check = checksum_fold(checksum_add(0, outer, IP_LENGTH / 4));
 }
@@ -75,7 +76,7 @@ static __noinline int readdress(struct __sk_buff *skb, struct shim *shim, const 
 	shim->flags = shim_epoch() | (shim->flags & SHIM_HEAD);
 	if (seal_shim(shim, bond) || bpf_skb_load_bytes(skb, ETH_LENGTH, &outer, sizeof(outer)))
 		return -1;
-	address_outer(&outer, bond->from, bond->to);
+	address_outer(&outer, bond->from, bond->to, DEFAULT_TTL);
 	return bpf_skb_store_bytes(skb, ETH_LENGTH, &outer, sizeof(outer), 0) ||
 			       bpf_skb_store_bytes(skb, SHIM_OFFSET, shim, sizeof(*shim), 0)
 		       ? -1
@@ -340,7 +341,8 @@ static __noinline enum verdict reset_moved(struct __sk_buff *skb)
 }
 
 /* A later packet of a connection that has moved, decapsulated: to whom it has moved. What starts a request has not been
- * routed to him. */
+ * routed to him. Nothing is handed on twice: while an order is lost on its way back to a backend where the connection
+ * was before, each of the two takes the other for its owner. */
 static __noinline enum verdict hand_on(struct __sk_buff *skb, const struct mapping *known, __be32 outer_source,
 				       __u16 id)
 {
@@ -354,7 +356,7 @@ static __noinline enum verdict hand_on(struct __sk_buff *skb, const struct mappi
 		return AGENT_DROP_MALFORMED;
 	outer.id = bpf_htons(connection);
 	outer.tot_len = bpf_htons(skb->len - ETH_LENGTH + IP_LENGTH);
-	address_outer(&outer, outer_source, target);
+	address_outer(&outer, outer_source, target, HANDED_ON_TTL);
 	if (bpf_skb_adjust_room(skb, IP_LENGTH, BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) ||
 	    bpf_skb_store_bytes(skb, ETH_LENGTH, &outer, sizeof(outer), 0))
