@@ -1,7 +1,7 @@
 """A server that signs what it answers: with its name, and with a digest of the request as it has read it. It writes the
 number of every request that it executes to a log, so that what was executed twice, by whomever, is seen there.
 
-    python -m e2e.signing NAME ADDRESS PORT LOG
+    python signing.py NAME ADDRESS PORT LOG
 
 A request's path is /ROUTE/.../NUMBER, and its query says what the answer is to be like:
 
@@ -163,7 +163,7 @@ def signing(network: Network, clusters: Sequence[str], logs: Path) -> Iterator[N
 
 def _start(host: Host, logs: Path) -> Any:
     log = logs / f"{host.name}.executed"
-    argv = [sys.executable, "-m", "e2e.signing", host.name, str(host.address), str(PORT), str(log)]
+    argv = [sys.executable, __file__, host.name, str(host.address), str(PORT), str(log)]
     return host.start(argv, name="signing", ready=lambda: _accepts(host))
 
 
