@@ -1,18 +1,31 @@
-"""Two rules for every run of the tests, of `tests/` and `lab/` alike, so that green never means less than it says.
+"""Rules for every run of the tests, of `tests/` and `lab/` alike, so that green never means less than it says.
 
 * In CI (CI=true or RAUTA_CI=1) a skipped test is a failed one: what CI can't run, it does not prove.
 * A full run (no paths, no selection) that collects fewer tests than `minimum_tests` in pyproject.toml is refused: tests
   that are not found, after a rename or a broken parametrisation, don't fail by themselves.
+* With several workers (pytest -n 2, as `make test` does) what builds networks or takes times has one worker for itself:
+  those tests are one group. Those that must have the machine to themselves come last in it, when the other worker has
+  long finished.
 
 This file lies at the root because pytest asks only the conftest.py files above a test about that test.
 """
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
 _SELECTIONS = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "failedfirst", "stepwise")
+
+
+_WITH_NETWORKS = ("tests/e2e/", "lab/")
+_ALONE = (
+    *("tests/e2e/test_background.py", "tests/e2e/test_cleanup.py", "tests/e2e/test_load.py"),
+    *("tests/e2e/test_measuring.py", "tests/e2e/test_monitor.py", "tests/e2e/test_sensitivity.py"),
+    *("tests/e2e/test_slowdown.py", "tests/e2e/test_tcp_quality.py"),
+)
+_GROUP = "machine"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,10 +64,28 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that need the network to themselves into one group, the others into one a file."""
+    items.sort(key=lambda item: item.nodeid.startswith(_ALONE))  # stable: otherwise as they stand
+    for item in items:
+        own = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(_GROUP if item.nodeid.startswith(_WITH_NETWORKS) else own))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    minimum = int(session.config.getini("minimum_tests"))
-    found = len(session.items)
-    if found < minimum and is_full_run(session.config) and not session.testsfailed:
+    if not session.testsfailed:
+        _require_all(session.config, len(session.items))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """Each worker collects for itself, and knows only what it was given: this is where one counts."""
+    _require_all(node.config, len(ids))
+
+
+def _require_all(config: pytest.Config, found: int) -> None:
+    minimum = int(config.getini("minimum_tests"))
+    if found < minimum and is_full_run(config):
         raise pytest.UsageError(
             f"{found} tests were collected, of at least {minimum} (minimum_tests in pyproject.toml): "
             "find those that are gone, or, if they were removed on purpose, lower the number in the same commit."

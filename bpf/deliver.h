@@ -118,7 +118,7 @@ static __always_inline enum verdict deliver_if_meant(struct __sk_buff *skb, cons
 /* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs.
  */
 static __noinline enum verdict deliver(struct __sk_buff *skb, __be32 outer_source, __be32 outer_destination,
-					    __u16 id, __u8 ttl)
+					    __u16 id, int handed_on)
 {
 	int opens = id & OUTER_ID_OPENS;
 	const struct mapping *known = NULL;
@@ -147,7 +147,7 @@ static __noinline enum verdict deliver(struct __sk_buff *skb, __be32 outer_sourc
 		if (known && outer_id(known->cookie) != (id & OUTER_ID_CONNECTION))
 			return AGENT_DROP_UNOPENED;
 		if (known && known->state == MAPPING_MOVED)
-			return hand_on(skb, known, outer_source, id, ttl);
+			return handed_on ? AGENT_DROP_UNOPENED : hand_on(skb, known, outer_source, id);
 	}
 	if (rewrite(skb, TRANSLATE_DESTINATION, tuple->server, tuple->server_port, service->address,
 		    service->port))
@@ -225,8 +225,8 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	struct iphdr *ip;
 	void *data, *end;
 	__be32 outer_source, outer_destination;
+	int handed_on;
 	__u16 id;
-	__u8 ttl;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return AGENT_PASS;
@@ -248,8 +248,8 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	outer_source = ip->saddr;
 	outer_destination = ip->daddr;
 	id = bpf_ntohs(ip->id);
-	ttl = ip->ttl;
+	handed_on = ip->ttl <= HANDED_ON_TTL;
 	if (bpf_skb_adjust_room(skb, -(int)IP_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return AGENT_DROP_MALFORMED;
-	return deliver(skb, outer_source, outer_destination, id, ttl);
+	return deliver(skb, outer_source, outer_destination, id, handed_on);
 }

@@ -20,6 +20,7 @@
 #define SHIM_OFFSET   (ETH_LENGTH + IP_LENGTH)
 #define INNER_OFFSET  (SHIM_OFFSET + SHIM_LENGTH)
 #define NANOSECONDS_A_MS 1000000U
+#define HANDED_ON_TTL	 (DEFAULT_TTL / 2) /* of what a backend hands on; whatever comes with it, or less, may have been */
 
 /* The mapping is of a connection that begins here: its first request is the only one so far. */
 static __always_inline void first_question(struct mapping *mapping, int is_head)
@@ -340,22 +341,22 @@ static __noinline enum verdict reset_moved(struct __sk_buff *skb)
 }
 
 /* A later packet of a connection that has moved, decapsulated: to whom it has moved. What starts a request has not been
- * routed to him. Two hosts may have each other's tombstones, while an order to go on is lost: halves of `ttl`, the outer
- * one, end what would go to and fro. */
+ * routed to him. Nothing is handed on twice: while an order is lost on its way back to a backend where the connection
+ * was before, each of the two takes the other for its owner. */
 static __noinline enum verdict hand_on(struct __sk_buff *skb, const struct mapping *known, __be32 outer_source,
-				       __u16 id, __u8 ttl)
+				       __u16 id)
 {
 	__u16 connection = outer_id(known->sent - 1);
 	__be32 target = known->target;
 	struct iphdr outer = { .version = 4, .ihl = 5, .frag_off = IP_DF, .protocol = IPPROTO_IPIP };
 
-	if (id & OUTER_ID_REQUEST || ttl <= 1)
+	if (id & OUTER_ID_REQUEST)
 		return AGENT_DROP_BUSY;
 	if (bpf_skb_load_bytes(skb, ETH_LENGTH + offsetof(struct iphdr, tos), &outer.tos, sizeof(outer.tos)))
 		return AGENT_DROP_MALFORMED;
 	outer.id = bpf_htons(connection);
 	outer.tot_len = bpf_htons(skb->len - ETH_LENGTH + IP_LENGTH);
-	address_outer(&outer, outer_source, target, ttl / 2);
+	address_outer(&outer, outer_source, target, HANDED_ON_TTL);
 	if (bpf_skb_adjust_room(skb, IP_LENGTH, BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) ||
 	    bpf_skb_store_bytes(skb, ETH_LENGTH, &outer, sizeof(outer), 0))

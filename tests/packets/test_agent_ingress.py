@@ -126,6 +126,13 @@ def test_a_vip_that_is_not_served_here_is_dropped(agent: Agent, connection: Conn
     agent.drops("ingress", carried(connection.data(HEAD), opens=opens), "AGENT_DROP_NOT_SERVED")
 
 
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_frame_for_another_host_that_a_switch_floods_is_dropped(agent: Agent, opens: bool) -> None:
+    agent.put_mapping(LOCAL_TUPLE, ALICE)
+    flooded = carried(ALICE.data(HEAD), opens=opens, dst="198.18.0.99")
+    agent.drops("ingress", flooded, "AGENT_DROP_NOT_SERVED")
+
+
 @pytest.mark.parametrize(
     ("protocol", "verdict"),
     [

@@ -571,21 +571,24 @@ def test_later_packets_are_handed_on(agent: Agent, segment: Segment, beyond: int
     bury(agent)
     frame = carried(segment, id=oracle.outer_id(ALICE.cookie, opens=False) | beyond)
     code, output = agent.run("rauta_agent_ingress", frame, "AGENT_HANDED_ON")
-    expected = carried_packet(segment.packet, ASKS.ack - 1, dst=TARGET, tos=segment.packet[1], ttl=32)
+    expected = carried_packet(segment.packet, ASKS.ack - 1, dst=TARGET, tos=segment.packet[1], ttl=oracle.HANDED_ON_TTL)
     assert goes_out(code, output) == expected[14:].hex(" ")
 
 
-def test_nothing_is_handed_on_for_ever(agent: Agent) -> None:
+@pytest.mark.parametrize("ttl", [1, 31, oracle.HANDED_ON_TTL])
+def test_nothing_is_handed_on_twice(agent: Agent, ttl: int) -> None:
     """Two hosts have each other's tombstones while an order to go on is lost, and the hints of both are alike."""
     bury(agent)
-    segment, ttl, times = LATE["acknowledgement"], 64, 0
-    while ttl > 1:
-        code, output = agent.run("rauta_agent_ingress", carried(segment, ttl=ttl), "AGENT_HANDED_ON")
-        ttl, times = ttl // 2, times + 1
-        assert goes_out(code, output) == carried_packet(segment.packet, ASKS.ack - 1, dst=TARGET, ttl=ttl)[14:].hex(" ")
-    assert times == 6
-    for spent in (1, 0):
-        agent.drops("ingress", carried(segment, ttl=spent), "AGENT_DROP_BUSY")
+    for segment in LATE.values():
+        agent.drops("ingress", carried(segment, ttl=ttl), "AGENT_DROP_UNOPENED")
+
+
+def test_what_the_router_sends_has_come_further_than_that(agent: Agent) -> None:
+    bury(agent)
+    code, _ = agent.run(
+        "rauta_agent_ingress", carried(LATE["acknowledgement"], ttl=oracle.HANDED_ON_TTL + 1), "AGENT_HANDED_ON"
+    )
+    assert code == TC_ACT_REDIRECT
 
 
 @pytest.mark.parametrize("head", [0, oracle.OUTER_ID_HEAD])

@@ -51,6 +51,9 @@ def test_an_older_connections_socket_is_cleared(agent: Agent, numbers: dict[str,
     agent.put_mapping(LOCAL_TUPLE, ALICE, **numbers)
     with established(ALICE, expected=EXPECTED):
         agent.passes("ingress", carried(FIRST, opens=True), "AGENT_CLEARING", clearing(FIRST, EXPECTED))
+    mapping = agent.mapping(LOCAL_TUPLE)  # what comes behind the request waits for the old socket's end
+    assert mapping is not None
+    assert (mapping["isn"], mapping["cookie"], mapping["state"]) == (ALICE.isn, ALICE.cookie, MAPPING_CLEARING)
 
 
 def test_as_long_as_that_has_not_opened_its_socket_is_an_older_ones(agent: Agent) -> None:
