@@ -9,6 +9,7 @@ A request's path is /ROUTE/.../NUMBER, and its query says what the answer is to 
     status=N    204 and 304 have no body
     chunked=N   a body of N chunks, without a Content-Length, a moment between any two of them
     pause=N     milliseconds before the answer
+    halt=N      milliseconds in the midst of its body
     idle=N      the server closes the connection if nothing comes for so many milliseconds after the answer
     refuse=1    417 at once to whoever expects 100; the body is read, and nothing executed
 
@@ -107,8 +108,12 @@ class Signer(StreamRequestHandler):
             return
         if status not in BODILESS:
             lines.append(f"Content-Length: {len(body)}")
-        without = method == "HEAD" or status in BODILESS
-        self.request.sendall("\r\n".join([*lines, "", ""]).encode() + (b"" if without else body))
+        said = "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" or status in BODILESS else body)
+        if halt := int(wanted.get("halt", 0)):
+            first, said = said[: -(len(body) // 2)], said[-(len(body) // 2) :]
+            self.request.sendall(first)
+            time.sleep(halt / 1000)
+        self.request.sendall(said)
 
     def _in_chunks(self, lines: Sequence[str], body: bytes, chunks: int) -> None:
         self.request.sendall("\r\n".join([*lines, "Transfer-Encoding: chunked", "", ""]).encode())

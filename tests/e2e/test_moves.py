@@ -538,6 +538,41 @@ def test_a_request_ahead_of_an_answer_waits_for_its_backend(routed: Bench, pause
 
 
 @pytest.mark.usefixtures("may_repeat")
+@pytest.mark.parametrize("body", [b"", content(20_000)], ids=["a GET", "a POST"])
+def test_nothing_moves_while_a_server_thinks_behind_an_interim_answer(routed: Bench, body: bytes) -> None:
+    """Every queue is empty then, all that was said is acknowledged, and the next request is there."""
+    with routed.connected(options=[NO_DELAY]) as connection:
+        stream = Stream(connection)
+        for turn in range(2):
+            path = f"/{SIGNERS[turn]}/thinking/{len(body)}?pause=300&size=100"
+            one = Signed(path, "PUT", content(3000), 100)
+            after = Signed(f"/{SIGNERS[1 - turn]}/thinking/{len(body)}", "POST" if body else "GET", body)
+            connection.sock.sendall(one.sent(EXPECT).removesuffix(one.body))
+            assert stream.file.readline() == b"HTTP/1.1 100 Continue\r\n"
+            assert stream.file.readline() == b"\r\n"
+            connection.sock.sendall(one.body)
+            time.sleep(0.05)
+            connection.sock.sendall(after.sent())
+            stream.check(one)
+            stream.check(after)
+
+
+@pytest.mark.usefixtures("may_repeat")
+@pytest.mark.parametrize("body", [b"", content(20_000)], ids=["a GET", "a POST"])
+def test_nothing_moves_while_a_server_pauses_in_its_answer(routed: Bench, body: bytes) -> None:
+    with routed.connected(options=[NO_DELAY]) as connection:
+        stream = Stream(connection)
+        for turn in range(2):
+            one = Signed(f"/{SIGNERS[turn]}/pausing/{len(body)}?halt=300&size=2000", size=2000)
+            after = Signed(f"/{SIGNERS[1 - turn]}/pausing/{len(body)}", "POST" if body else "GET", body)
+            connection.sock.sendall(one.sent())
+            time.sleep(0.1)
+            connection.sock.sendall(after.sent())
+            stream.check(one)
+            stream.check(after)
+
+
+@pytest.mark.usefixtures("may_repeat")
 def test_several_requests_ahead_reach_no_wrong_backend(routed: Bench, logs: Path) -> None:
     """A client that sends them again puts them into one segment (Linux does): then the connection ends."""
     with routed.connected(options=[NO_DELAY]) as connection:
