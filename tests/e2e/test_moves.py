@@ -535,6 +535,9 @@ def test_a_request_ahead_of_an_answer_waits_for_its_backend(routed: Bench, pause
                 time.sleep(0.005)
             for one in ahead:
                 stream.check(one)
+        stream.file.close()
+        port = connection.port
+    wait_until_nothing_is_left(routed, port)
 
 
 @pytest.mark.usefixtures("may_repeat")
@@ -555,6 +558,9 @@ def test_nothing_moves_while_a_server_thinks_behind_an_interim_answer(routed: Be
             connection.sock.sendall(after.sent())
             stream.check(one)
             stream.check(after)
+        stream.file.close()
+        port = connection.port
+    wait_until_nothing_is_left(routed, port)
 
 
 @pytest.mark.usefixtures("may_repeat")
@@ -570,6 +576,9 @@ def test_nothing_moves_while_a_server_pauses_in_its_answer(routed: Bench, body: 
             connection.sock.sendall(after.sent())
             stream.check(one)
             stream.check(after)
+        stream.file.close()
+        port = connection.port
+    wait_until_nothing_is_left(routed, port)
 
 
 @pytest.mark.usefixtures("may_repeat")
@@ -604,6 +613,9 @@ def test_a_request_ahead_of_a_long_answer_does_not_cut_it(routed: Bench) -> None
         stream = Stream(connection)
         stream.check(long)
         stream.check(next_one)
+        stream.file.close()
+        port = connection.port
+    wait_until_nothing_is_left(routed, port)
 
 
 def test_behind_a_chunked_answer_there_is_a_reset_and_no_wrong_delivery(routed: Bench, logs: Path) -> None:
