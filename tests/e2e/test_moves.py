@@ -654,8 +654,10 @@ def test_nor_in_the_midst_of_one(routed: Bench, logs: Path) -> None:
 class Users:
     """Clients that ask on connections which they keep, `web` and others in turn, until they are told to stop."""
 
-    def __init__(self, routed: Bench, paths: Sequence[str], number: int = 8) -> None:
-        self.routed, self.paths = routed, paths
+    def __init__(
+        self, routed: Bench, paths: Sequence[str], number: int = 8, clusters: Sequence[str] | None = None
+    ) -> None:
+        self.routed, self.paths, self.clusters = routed, paths, clusters
         self.heard: list[tuple[float, float, str]] = []
         """of `web` alone: when it was asked, when the answer came, by whom"""
         self.errors: list[str] = []
@@ -671,11 +673,11 @@ class Users:
                     path = random.choice(self.paths)
                     began = time.monotonic()
                     answer = connection.ask(path)
-                    cluster = path.split("/")[1]
+                    clusters = self.clusters or [path.split("/")[1]]
                     assert (answer.status, answer.body) == (200, BODY)
-                    assert answer.backend in self.routed.network.clusters[cluster]
+                    assert answer.backend in [one for name in clusters for one in self.routed.network.clusters[name]]
                     self.answers += 1
-                    if cluster == "web":
+                    if "web" in clusters:
                         self.heard.append((began, time.monotonic(), answer.backend))
         except BaseException as error:
             self.errors.append(repr(error))
@@ -727,6 +729,42 @@ def test_draining_under_load_loses_no_request(routed: Bench, router: Router, pat
         meanwhile = [backend for asked, got, backend in users.heard if began <= asked and got <= ended]
         assert meanwhile
         assert drained not in meanwhile
+
+
+@pytest.mark.usefixtures("may_repeat")
+def test_requests_after_a_change_of_routes_follow_the_new_table(routed: Bench, router: Router) -> None:
+    """`/switch` leads to web and to api by turns, while clients ask for it on connections that they keep."""
+    changes: list[tuple[float, float, str]] = []
+    with Users(routed, ["/switch"], clusters=("web", "api")) as users:
+        for turn in range(20):
+            cluster = ("api", "web")[turn % 2]
+            lead(router, "/switch", cluster)
+            began = time.monotonic()
+            time.sleep(0.05)
+            changes.append((began, time.monotonic(), cluster))
+    assert users.answers > 100
+    for began, ended, cluster in changes:
+        meanwhile = {backend for asked, got, backend in users.heard if began <= asked and got <= ended}
+        assert meanwhile
+        assert meanwhile <= set(routed.network.clusters[cluster])
+
+
+def lead(router: Router, prefix: str, cluster: str) -> None:
+    """Another cluster for a route that there is: one entry, replaced as a whole."""
+    config = router.config.model_copy(deep=True)
+    vips = [
+        vip.model_copy(
+            update={
+                "routes": tuple(
+                    route.model_copy(update={"cluster": cluster}) if route.prefix == prefix else route
+                    for route in vip.routes
+                )
+            }
+        )
+        for vip in config.vips
+    ]
+    changed = tables.router_tables(config.model_copy(update={"vips": tuple(vips)}), router.keys.route_key)
+    router.object.maps["paths"].update_batch(changed.paths)
 
 
 @pytest.mark.usefixtures("may_repeat")
