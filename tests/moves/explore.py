@@ -1,0 +1,66 @@
+"""All states that a model can come to, breadth first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from moves.model import Model, State, Violation
+from moves.wire import Packet
+
+
+@dataclass
+class Explored:
+    """What has been looked at, and what was found wrong: the way there, step by step."""
+
+    name: str
+    states: int = 0
+    transitions: int = 0
+    without_network: int = 0
+    packets: int = 0
+    complete: bool = True
+    violations: list[str] = field(default_factory=list)
+
+
+def explore(model: Model, limit: int | None = None) -> Explored:
+    """Every state, or the first `limit`; ends with the first violation."""
+    found = Explored(model.scenario.name)
+    first = model.first()
+    parents: dict[State, tuple[State, str, str | Packet] | None] = {first: None}
+    layer = [first]
+    while layer and found.complete and not found.violations:
+        following: list[State] = []
+        for state in layer:
+            try:
+                model.check_answered(state)
+            except Violation as violation:
+                found.violations.append(f"{violation}\n{way_to(state, parents)}")
+                break
+            for who, event in model.events(state):
+                found.transitions += 1
+                try:
+                    reached = model.after(state, who, event)
+                except AssertionError as violation:
+                    found.violations.append(f"{violation!r}\n{way_to(state, parents)}\n  {who}: {event}")
+                    break
+                if reached not in parents:
+                    parents[reached] = (state, who, event)
+                    following.append(reached)
+            if found.violations:
+                break
+            if limit is not None and len(parents) >= limit:
+                found.complete = False
+                break
+        layer = following
+    found.states, found.packets, found.without_network = len(parents), len(model.packets), len(model.answered)
+    return found
+
+
+def way_to(state: State, parents: dict[State, tuple[State, str, str | Packet] | None]) -> str:
+    """The steps that have led to a state."""
+    steps: list[str] = []
+    step = parents[state]
+    while step is not None:
+        before, who, event = step
+        steps.append(f"  {who}: {event}")
+        step = parents[before]
+    return "\n".join(reversed(steps))

@@ -1,0 +1,410 @@
+"""The programs as machines: a state and a packet give the next state and what is sent. Every step is run once.
+
+The router runs by BPF_PROG_TEST_RUN; its state is the entry of the flow table, which is put there before each run.
+
+An agent is attached to the interface of a network namespace of its own, with the kernel's own sockets and a server; a
+socket can be put into no state but by what leads there. So a state is known by all that can be seen of it (maps, the
+socket's mapping, the socket's numbers, what the server has read), and is reached again by the shortest way that led
+to it. That this leads to the same state is checked each time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import socket
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moves.wire import ACK, CLOCK, TRIP, Packet, packet_of, tcp_of
+from packets import oracle
+from packets.bench import FLOW_SETS, XDP_DROP, XDP_TX, Agent, Router, throwaway_namespace
+from packets.frames import BACKEND_MAC, CLIENT, CLIENT_MAC, LOCAL_PORT, VIP, VIP_PORT, Connection
+from packets.sockets import SO_TCP, TCP_REPAIR
+from rauta.bpf import attach_tc
+
+ROUTERS, ROUTERS_MASK = "198.19.0.0", "255.255.255.0"
+ATTEMPTS = 20  # to reach a state again: the machine is shared, and the kernel's timers run
+FLOW_MOVING = 6
+FRESH = 0.05  # s: sooner than any of the kernel's timers that sends something
+
+Outputs = tuple[Packet, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of a state by an event."""
+
+    state: int
+    sent: Outputs = ()
+    executed: tuple[str, ...] = ()
+
+
+def frozen(value: Any) -> Any:
+    """A dictionary of a map's value as something that can be compared and hashed."""
+    if isinstance(value, dict):
+        return tuple((name, frozen(one)) for name, one in value.items())
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
+class Machine:
+    """States by number, and the steps between them that have been run."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Any, int] = {}
+        self.states: list[Any] = []
+        self.steps: dict[tuple[int, Any], Step] = {}
+
+    def number(self, state: Any) -> int:
+        """The state's number, a new one if it is new."""
+        if state not in self.numbers:
+            self.numbers[state] = len(self.states)
+            self.states.append(state)
+        return self.numbers[state]
+
+    def step(self, state: int, event: Any) -> Step:
+        """Run, or remembered."""
+        done = self.steps.get((state, event))
+        if done is None:
+            done = self.steps[state, event] = self.run(state, event)
+        return done
+
+    def run(self, state: int, event: Any) -> Step:
+        """Run for the first time."""
+        raise NotImplementedError
+
+
+class RouterMachine(Machine):
+    """Its states are entries of the flow table, or None. How often an order was repeated is no part of it."""
+
+    def __init__(self, router: Router, connection: Connection, addresses: dict[str, str]) -> None:
+        super().__init__()
+        self.router, self.connection, self.addresses = router, connection, addresses
+        self.place, self.tag = oracle.flow_place(connection.tuple, FLOW_SETS)
+        self.start = self.number(None)
+        router.object.maps["flows"].clear()
+        self.empty = router.object.maps["flows"].lookup(self.place)
+
+    def run(self, state: int, event: Packet) -> Step:
+        """One packet."""
+        flows, entry = self.router.object.maps["flows"], self.states[state]
+        value = dict(self.empty)
+        if entry is not None:
+            value["tag"] = [self.tag, *self.empty["tag"][1:]]
+            flow = dict(entry)
+            value["flow"] = [flow | {"tuple": dict(flow["tuple"])}, *self.empty["flow"][1:]]
+        flows.update(self.place, value)
+        done = self.router.object.programs["rauta_ingress"].test_run(event.frame())
+        assert done.retval in (XDP_DROP, XDP_TX), (done.retval, str(event))
+        sent = (packet_of(done.data, self.addresses),) if done.retval == XDP_TX else ()
+        return Step(self.number(self.read()), sent)
+
+    def read(self) -> Any:
+        """The entry as it is now."""
+        value = self.router.object.maps["flows"].lookup(self.place)
+        for flow, tag in zip(value["flow"], value["tag"], strict=True):
+            if tag:
+                return frozen(flow | {"answer": 0} if flow["state"] == FLOW_MOVING else flow)
+        return None
+
+
+# ---- the server ------------------------------------------------------------------------------------------
+
+_HEAD = re.compile(rb"(GET|POST|HEAD) /(\w+)/(\d+) HTTP/1\.1\r\n((?:[^\r\n]+\r\n)*)\r\n")
+_LENGTH = re.compile(rb"Content-Length: (\d+)\r\n")
+
+
+@dataclass
+class Served:
+    """A connection at the server: what it has read, and which answers it owes, of the first of which `parts` are out."""
+
+    sock: socket.socket
+    read: bytes = b""
+    owed: list[int] = field(default_factory=list)
+    parts: int = 0
+    ended: bool = False
+
+    def take(self) -> tuple[str, ...]:
+        """Reads all that is there. What is executed by it: requests, and what is none."""
+        try:
+            data = self.sock.recv(1 << 16)
+        except ConnectionResetError:
+            return ()
+        self.ended = self.ended or not data
+        self.read += data
+        executed = []
+        while self.read:
+            head = _HEAD.match(self.read)
+            if head is None:
+                if b"\r\n\r\n" in self.read or not b"GETPOSTHEAD".find(self.read[:3]) >= 0:
+                    executed.append(f"nonsense {self.read!r}")
+                    self.read = b""
+                break
+            length = _LENGTH.search(head[4])
+            end = head.end() + (int(length[1]) if length else 0)
+            if len(self.read) < end:
+                break
+            executed.append(f"{head[2].decode()} {int(head[3])}")
+            self.owed.append(int(head[3]))
+            self.read = self.read[end:]
+        return tuple(executed)
+
+
+def answer_of(number: int, backend: str) -> tuple[bytes, bytes]:
+    """What the server says to a request, in two parts: who says it is in it."""
+    body = b"%d%s!" % (number, backend.encode())
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body
+
+
+ANSWER = len(b"".join(answer_of(0, "A")))
+
+
+class AgentMachine(Machine):
+    """Events are packets; "read": the server reads; "answer": it answers the oldest request; "part": half of that."""
+
+    def __init__(self, name: str, address: str, peers: dict[str, str], connection: Connection) -> None:
+        """An agent in a namespace of its own. `peers`: all backends' names by address."""
+        super().__init__()
+        self.name, self.address, self.addresses = name, address, peers
+        self.tuple = oracle.Tuple(CLIENT, connection.port, address, LOCAL_PORT)
+        self.served: list[Served] = []
+        self.replays = self.repeated = 0
+        with throwaway_namespace():
+            self._build()
+        self.ways: list[tuple[Any, ...]] = []
+        self.blank_sets = bytes(len(self.agent.object.maps["consumed"].read_array()))
+        self._forget()
+        self.now = self.start = self._note(self._seen(), ())
+
+    def close(self) -> None:
+        """Ends it; its namespace goes with the sockets."""
+        self._forget()
+        self.listener.close()
+        self.wire.close()
+        self.agent.object.close()
+
+    def _build(self) -> None:
+        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        neighbours = {CLIENT: CLIENT_MAC} | {other: BACKEND_MAC for other in self.addresses if other != self.address}
+        commands = [
+            "link set lo up",
+            f"link add eth0 address {BACKEND_MAC} type veth peer name wire address 02:00:00:00:01:99",
+            "link set wire up arp off",
+            f"address add {self.address}/32 dev eth0",
+            "link set eth0 up",
+            "route add default dev eth0",
+            *(f"neigh replace {ip} lladdr {mac} dev eth0 nud permanent" for ip, mac in neighbours.items()),
+        ]
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(commands).encode(), check=True)
+        self.agent = Agent(ROUTERS, ROUTERS_MASK, {(VIP, VIP_PORT): (self.address, LOCAL_PORT)})
+        index = socket.if_nametoindex("eth0")
+        programs = self.agent.object.programs
+        self.attached = [attach_tc(index, programs[f"rauta_agent_{way}"], way) for way in ("egress", "ingress")]
+        self.listener = socket.socket()
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind((self.address, LOCAL_PORT))
+        self.listener.listen()
+        self.listener.setblocking(False)
+        self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.wire.bind(("wire", 0))
+        self.wire.setblocking(False)
+
+    # ---- states ------------------------------------------------------------------------------------------
+
+    def run(self, state: int, event: Any) -> Step:
+        """One event, in that state; which is reached anew if it is not the present one of just now."""
+        if self.now != state or time.monotonic() - self.reached > FRESH:
+            self._reach(state)
+        executed = self._happen(event)
+        seen = self._seen()
+        sent = self._sent()
+        self.now = self._note(seen, (*self.ways[state], event))
+        return Step(self.now, sent, executed)
+
+    def _note(self, seen: Any, way: tuple[Any, ...]) -> int:
+        number = self.number(seen)
+        if number == len(self.ways):
+            self.ways.append(way)
+        return number
+
+    def _reach(self, state: int) -> None:
+        for _ in range(ATTEMPTS):
+            self.replays += 1
+            self._forget()
+            for event in self.ways[state]:
+                self._happen(event)
+            if self._seen() == self.states[state]:
+                self._sent()
+                return
+            self.repeated += 1
+        raise AssertionError(f"state {state} of {self.name} is not reached again: {self.ways[state]}")
+
+    def _forget(self) -> None:
+        """As when it was new."""
+        self.now = -1
+        for one in self.served:
+            self._vanish(one.sock)
+        self.served.clear()
+        while (one := self._accepted()) is not None:
+            self._vanish(one)
+        self.agent.object.maps["mappings"].delete(self.tuple.key)
+        self.agent.object.maps["consumed"].write_array(self.blank_sets)
+        self._sent(parsed=False)
+        self.reached = time.monotonic()
+
+    @staticmethod
+    def _vanish(sock: socket.socket) -> None:
+        """Without a word."""
+        if _info(sock)[0] != CLOSED:
+            sock.setsockopt(SO_TCP, TCP_REPAIR, 1)
+        sock.close()
+
+    def _accepted(self) -> socket.socket | None:
+        try:
+            return self.listener.accept()[0]
+        except BlockingIOError:
+            return None
+
+    # ---- events ------------------------------------------------------------------------------------------
+
+    def _happen(self, event: Any) -> tuple[str, ...]:
+        executed: tuple[str, ...] = ()
+        if isinstance(event, Packet):
+            before = self._count()
+            self.wire.send(event.frame())
+            deadline = time.monotonic() + 1
+            while self._count() == before:
+                assert time.monotonic() < deadline, f"{event} has not been seen by {self.name}"
+        else:
+            executed = self._serve(self.served[0], event)
+        while (sock := self._accepted()) is not None:
+            sock.setblocking(False)
+            self.served.append(Served(sock))
+        for one in list(self.served):
+            if _info(one.sock)[0] == CLOSED:
+                one.sock.close()
+                self.served.remove(one)
+        return executed
+
+    def _count(self) -> Any:
+        return self.agent.object.maps["verdicts"].dump()
+
+    def _serve(self, one: Served, event: str) -> tuple[str, ...]:
+        if event == "read":
+            executed = one.take()
+            if one.ended and not one.owed:
+                one.sock.close()
+                self.served.remove(one)
+            return executed
+        parts = answer_of(one.owed[0], self.name)
+        said = b"".join(parts[one.parts :]) if event == "answer" else parts[one.parts]
+        one.sock.send(said)
+        one.parts = (one.parts + 1) % 2 if event == "part" else 0
+        if not one.parts:
+            one.owed.pop(0)
+        return ()
+
+    def events(self, state: int, *, parts: bool) -> list[str]:
+        """What the server can do next."""
+        seen = self.states[state]
+        if not seen.served:
+            return []
+        one = seen.served[0]
+        events = ["read"] if one.unread or (one.closing and not one.ended) else []
+        if one.owed:
+            events += ["answer", "part"] if parts and not one.part else ["answer"]
+        return events
+
+    # ---- what is seen ------------------------------------------------------------------------------------
+
+    def _seen(self) -> Seen:
+        mappings, kept = self.agent.object.maps["mappings"], self.agent.object.maps["connections"]
+        served = []
+        for one in self.served:
+            info = _info(one.sock)
+            unread = struct.unpack("i", fcntl.ioctl(one.sock, termios.FIONREAD, bytes(4)))[0] if info[0] != CLOSED else 0
+            served.append(
+                SeenSocket(
+                    state=info[0],
+                    acked=info[1],
+                    received=info[2],
+                    said=info[3],
+                    disordered=info[4],
+                    unread=unread,
+                    mapping=_mapping(kept.lookup(one.sock.fileno())),
+                    read=one.read,
+                    owed=tuple(one.owed),
+                    part=one.parts,
+                    ended=one.ended,
+                    closing=info[0] == CLOSE_WAIT,
+                )
+            )
+        return Seen(_mapping(mappings.lookup(self.tuple.key)), tuple(self.agent.consumed()), tuple(served))
+
+    def _sent(self, *, parsed: bool = True) -> Outputs:
+        sent = []
+        while True:
+            try:
+                frame = self.wire.recv(1 << 16)
+            except BlockingIOError:
+                return tuple(sent)
+            if parsed:
+                packet = packet_of(frame, self.addresses)
+                if packet.to == "client":
+                    _, _, flags, payload = tcp_of(packet.data)
+                    if flags & ~8 == ACK and not payload:
+                        continue
+                sent.append(packet)
+
+
+ESTABLISHED, CLOSED, CLOSE_WAIT = 1, 7, 8
+
+
+@dataclass(frozen=True)
+class SeenSocket:
+    """A socket, its mapping, and its server."""
+
+    state: int
+    acked: int
+    received: int
+    said: int
+    disordered: int
+    unread: int
+    mapping: Any
+    read: bytes
+    owed: tuple[int, ...]
+    part: int
+    ended: bool
+    closing: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All of an agent."""
+
+    mapping: Any
+    consumed: tuple[int, ...]
+    served: tuple[SeenSocket, ...]
+
+
+def _mapping(value: dict[str, Any] | None) -> Any:
+    if value is None:
+        return None
+    if value["state"] == oracle.MAPPING_MOVED:
+        value |= {"age": TRIP, "clock": CLOCK if value["clock"] else 0}
+    return frozen(value)
+
+
+def _info(sock: socket.socket) -> tuple[int, int, int, int, int]:
+    """State; bytes acknowledged, received, said; segments out of order. include/uapi/linux/tcp.h"""
+    info = sock.getsockopt(SO_TCP, socket.TCP_INFO, 232)
+    acked, received = struct.unpack_from("=QQ", info, 120)
+    sent, again = struct.unpack_from("=QQ", info, 200)
+    return info[0], acked, received, sent - again, struct.unpack_from("=I", info, 224)[0]
