@@ -277,7 +277,8 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 
 /*
  * A segment while the flow moves. The order goes again with the request; what else there is, by the backend that has
- * the order, and if it is behind the request only to whom that one has handed the connection.
+ * the order, and data behind the request only to whom that one has handed the connection. A bare acknowledgement is
+ * for him, too: of an answer that has not ended, and without which it would not.
  */
 static __noinline enum verdict forward_moving(struct xdp_md *ctx, struct segment *segment,
 						   const struct entry *entry, enum verdict verdict)
@@ -291,7 +292,7 @@ static __noinline enum verdict forward_moving(struct xdp_md *ctx, struct segment
 		verdict = give_order(ctx, segment, flow, FORWARDED_ORDER);
 		return verdict == FORWARDED_ORDER && note_order_again(entry) ? DROP_NO_ROOM : verdict;
 	}
-	if (seq_before(flow->request_seq, data_end(segment)))
+	if (data_end(segment) != segment->seq && seq_before(flow->request_seq, data_end(segment)))
 		id |= OUTER_ID_BEYOND;
 	return encapsulate(ctx, segment, flow->mover, id, FORWARDED_MOVING);
 }

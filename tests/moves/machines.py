@@ -166,7 +166,12 @@ ANSWER = len(b"".join(answer_of(0, "A")))
 
 
 class AgentMachine(Machine):
-    """Events are packets; "read": the server reads; "answer": it answers the oldest request; "part": half of that."""
+    """Events are packets, and what the server does.
+
+    "read": it reads all that is there, and closes at the end; "answer": it answers the oldest request, or says the rest
+    of that answer, which the kernel may keep until the first part is acknowledged (RFC 896); "rush": the rest, at once;
+    "part": the answer's head alone.
+    """
 
     def __init__(self, name: str, address: str, peers: dict[str, str], connection: Connection) -> None:
         """An agent in a namespace of its own. `peers`: all backends' names by address."""
@@ -297,19 +302,23 @@ class AgentMachine(Machine):
         return self.agent.object.maps["verdicts"].dump()
 
     def _serve(self, one: Served, event: str) -> tuple[str, ...]:
+        executed: tuple[str, ...] = ()
         if event == "read":
             executed = one.take()
-            if one.ended and not one.owed:
-                one.sock.close()
-                self.served.remove(one)
-            return executed
-        parts = answer_of(one.owed[0], self.name)
-        said = b"".join(parts[one.parts :]) if event == "answer" else parts[one.parts]
-        one.sock.send(said)
-        one.parts = (one.parts + 1) % 2 if event == "part" else 0
-        if not one.parts:
-            one.owed.pop(0)
-        return ()
+        else:
+            if event == "rush":
+                one.sock.setsockopt(SO_TCP, socket.TCP_NODELAY, 1)
+            parts = answer_of(one.owed[0], self.name)
+            one.sock.send(parts[0] if event == "part" else b"".join(parts[one.parts :]))
+            if event == "part":
+                one.parts = 1
+            else:
+                one.parts = 0
+                one.owed.pop(0)
+                one.sock.setsockopt(SO_TCP, socket.TCP_NODELAY, 0)
+        if one.ended and not one.owed:
+            one.sock.shutdown(socket.SHUT_WR)
+        return executed
 
     def events(self, state: int, *, parts: bool) -> list[str]:
         """What the server can do next."""
@@ -317,9 +326,9 @@ class AgentMachine(Machine):
         if not seen.served:
             return []
         one = seen.served[0]
-        events = ["read"] if one.unread or (one.closing and not one.ended) else []
+        events = ["read"] if one.unread or (one.state == CLOSE_WAIT and not one.ended) else []
         if one.owed:
-            events += ["answer", "part"] if parts and not one.part else ["answer"]
+            events += ["answer"] + ([] if not parts else ["rush"] if one.part else ["part"])
         return events
 
     # ---- what is seen ------------------------------------------------------------------------------------
@@ -329,7 +338,6 @@ class AgentMachine(Machine):
         served = []
         for one in self.served:
             info = _info(one.sock)
-            unread = struct.unpack("i", fcntl.ioctl(one.sock, termios.FIONREAD, bytes(4)))[0] if info[0] != CLOSED else 0
             served.append(
                 SeenSocket(
                     state=info[0],
@@ -337,13 +345,13 @@ class AgentMachine(Machine):
                     received=info[2],
                     said=info[3],
                     disordered=info[4],
-                    unread=unread,
+                    unread=_queued(one.sock, termios.FIONREAD),
+                    unacknowledged=_queued(one.sock, termios.TIOCOUTQ),
                     mapping=_mapping(kept.lookup(one.sock.fileno())),
                     read=one.read,
                     owed=tuple(one.owed),
                     part=one.parts,
                     ended=one.ended,
-                    closing=info[0] == CLOSE_WAIT,
                 )
             )
         return Seen(_mapping(mappings.lookup(self.tuple.key)), tuple(self.agent.consumed()), tuple(served))
@@ -377,12 +385,12 @@ class SeenSocket:
     said: int
     disordered: int
     unread: int
+    unacknowledged: int
     mapping: Any
     read: bytes
     owed: tuple[int, ...]
     part: int
     ended: bool
-    closing: bool
 
 
 @dataclass(frozen=True)
@@ -400,6 +408,12 @@ def _mapping(value: dict[str, Any] | None) -> Any:
     if value["state"] == oracle.MAPPING_MOVED:
         value |= {"age": TRIP, "clock": CLOCK if value["clock"] else 0}
     return frozen(value)
+
+
+def _queued(sock: socket.socket, queue: int) -> int:
+    """Bytes in one of a socket's queues."""
+    queued: int = struct.unpack("i", fcntl.ioctl(sock, queue, bytes(4)))[0]
+    return queued
 
 
 def _info(sock: socket.socket) -> tuple[int, int, int, int, int]:

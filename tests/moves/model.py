@@ -98,8 +98,8 @@ class State:
     network: int
 
     def at(self, backend: str) -> int:
-        """The state of an agent."""
-        return self.a if backend == "A" else self.b
+        """The state of an agent, or of the router."""
+        return self.a if backend == "A" else self.b if backend == "B" else self.router
 
 
 class Model:
@@ -111,72 +111,108 @@ class Model:
         self.scenario, self.connection, self.router, self.agents = scenario, connection, router, agents
         self.packets: list[Packet] = []
         self.bits: dict[Packet, int] = {}
-        self.resets = 0
+        self.masks: dict[str, int] = {}
+        self.closures: dict[tuple[int, int, int, int], int] = {}
         self.answered: set[tuple[int, int, int, int, frozenset[int]]] = set()
 
     # ---- steps -------------------------------------------------------------------------------------------
 
     def first(self) -> State:
         """The handshake is over, and the first request under way."""
-        blank = State(self.router.start, self.agents["A"].start, self.agents["B"].start, 0, frozenset(), 0)
         sent = [*self.scenario.says(self.connection, -1, 0)]
         if self.scenario.syn:
             sent.append(Packet("router", self.connection.syn().packet))
-        return self.with_sent(blank, tuple(sent))
+        blank = State(self.router.start, self.agents["A"].start, self.agents["B"].start, 0, frozenset(), 0)
+        return self.closed(blank, self.bits_of(blank, tuple(sent)))
 
-    def with_sent(self, state: State, sent: tuple[Packet, ...]) -> State:
-        """More is under way."""
-        network = state.network
+    def bits_of(self, state: State, sent: tuple[Packet, ...]) -> int:
+        """The set of what is sent in that state. Violation if it must not be."""
+        bits = 0
         for packet in sent:
+            if packet.to == "client":
+                self.check_sent(state, packet)
             bit = self.bits.get(packet)
             if bit is None:
-                self.check_sent(packet)
                 bit = self.bits[packet] = 1 << len(self.packets)
                 self.packets.append(packet)
-            network |= bit
-        return State(state.router, state.a, state.b, state.heard, state.executed, network)
+                self.masks[packet.to] = self.masks.get(packet.to, 0) | bit
+            bits |= bit
+        return bits
+
+    def under_way(self, network: int, to: str) -> Iterator[Packet]:
+        """What may arrive there."""
+        network &= self.masks.get(to, 0)
+        while network:
+            yield self.packets[(network & -network).bit_length() - 1]
+            network &= network - 1
+
+    def closed(self, state: State, more: int) -> State:
+        """With more under way; and with all that whoever gets it sends, if he stays as he is.
+
+        Such a step takes nothing away, and what can happen without it can happen behind it. So it need not be put off.
+        """
+        network = state.network | more
+        while True:
+            key = (state.router, state.a, state.b, network)
+            grown = self.closures.get(key)
+            if grown is None:
+                grown = network
+                for who in ("router", *self.agents):
+                    for packet in self.under_way(network, who):
+                        done = self.machine(who).step(state.at(who), packet)
+                        if done.state == state.at(who) and done.sent:
+                            grown |= self.bits_of(state, done.sent)
+                self.closures[key] = grown
+            if grown == network:
+                break
+            network = grown
+        return state if network == state.network else State(*key_of(state), network)
+
+    def machine(self, who: str) -> RouterMachine | AgentMachine:
+        """The router, or an agent."""
+        return self.router if who == "router" else self.agents[who]
 
     def events(self, state: State) -> Iterator[tuple[str, str | Packet]]:
         """Who can do, or get, what."""
         for name, agent in self.agents.items():
             for event in agent.events(state.at(name), parts=self.scenario.parts):
                 yield name, event
-        network, number = state.network, 0
-        while network:
-            skipped = (network & -network).bit_length() - 1
-            number += skipped
-            yield self.packets[number].to, self.packets[number]
-            network >>= skipped + 1
-            number += 1
+        for who in ("client", "router", *self.agents):
+            for packet in self.under_way(state.network, who):
+                yield who, packet
 
     def after(self, state: State, who: str, event: str | Packet) -> State:
         """One step. Violation if it must not be."""
+        moved, sent = self.step(state, who, event)
+        if moved is state:
+            return state
+        return self.closed(moved, self.bits_of(moved, sent))
+
+    def step(self, state: State, who: str, event: str | Packet) -> tuple[State, tuple[Packet, ...]]:
+        """The machines' part of one, and what is sent."""
         if who == "client":
             assert isinstance(event, Packet)
             return self.heard(state, event)
+        done = self.machine(who).step(state.at(who), event)
+        if done.state == state.at(who):
+            return state, done.sent
         if who == "router":
-            done = self.router.step(state.router, event)
-            moved = State(done.state, state.a, state.b, state.heard, state.executed, state.network)
-            return self.with_sent(moved, done.sent) if done.sent else moved
-        done = self.agents[who].step(state.at(who), event)
+            return State(done.state, state.a, state.b, state.heard, state.executed, state.network), done.sent
         a, b = (done.state, state.b) if who == "A" else (state.a, done.state)
         executed = self.executed(state, who, done) if done.executed else state.executed
         moved = State(state.router, a, b, state.heard, executed, state.network)
-        if done.state != state.at(who):
-            self.check_sockets(moved)
-        return self.with_sent(moved, done.sent) if done.sent else moved
+        self.check_sockets(moved)
+        return moved, done.sent
 
-    def heard(self, state: State, packet: Packet) -> State:
+    def heard(self, state: State, packet: Packet) -> tuple[State, tuple[Packet, ...]]:
         """The client gets a packet."""
         seq, _, flags, payload = tcp_of(packet.data)
-        if flags & (RST | SYN):
-            return state
         start = seq - self.connection.cookie - 1 & 0xFFFFFFFF
         end = start + len(payload)
-        if not start <= state.heard < end:
-            return state
+        if flags & (RST | SYN) or not start <= state.heard < end:
+            return state, ()
         moved = State(state.router, state.a, state.b, end, state.executed, state.network)
-        return self.with_sent(moved, tuple(self.scenario.says(self.connection, state.heard, end)))
+        return moved, tuple(self.scenario.says(self.connection, state.heard, end))
 
     # ---- what must hold ----------------------------------------------------------------------------------
 
@@ -197,15 +233,13 @@ class Model:
             executed |= {k}
         return executed
 
-    def check_sent(self, packet: Packet) -> None:
+    def check_sent(self, state: State, packet: Packet) -> None:
         """The client hears nothing but the answers, each from whom it is: no reset, and no end that it has not asked
         for."""
-        if packet.to != "client":
-            return
         seq, ack, flags, payload = tcp_of(packet.data)
         if flags & SYN:
             return
-        if flags & RST:
+        if flags & RST and not (self.scenario.ends and state.heard == len(self.scenario.answers)):
             raise Violation(f"a reset to the client: {packet}")
         if flags & FIN and not self.scenario.ends:
             raise Violation(f"an end to the client: {packet}")
@@ -248,22 +282,25 @@ class Model:
 
     def fair_round(self, state: State) -> State:
         """The servers do what they can, all that is not acknowledged is sent again, and all that arrives once."""
-        state = self.served(state)
-        queue = [*self.said_again(state), *self.scenario.requests(self.connection, state.heard, state.heard // ANSWER)]
+        state = self.served(state, queue := [])
+        at = self.scenario.starts[self.scenario.asked(state.heard)]
+        queue += [Packet("router", self.connection.ack(at, state.heard).packet), *self.said_again(state)]
+        queue += self.scenario.requests(self.connection, state.heard, state.heard // ANSWER)
         while queue:
             packet = queue.pop(0)
-            before = state.network
-            state = self.after(State(*key_of(state), 0), packet.to, packet)
-            queue += [one for one in self.packets if self.bits[one] & state.network]
-            state = self.served(State(*key_of(state), before))
-            queue += self.said_again(state) if packet.to in self.agents else []
-        return State(*key_of(state), 0)
+            state, sent = self.step(state, packet.to, packet)
+            self.bits_of(state, sent)
+            queue += sent
+            state = self.served(state, queue)
+        return state
 
-    def served(self, state: State) -> State:
+    def served(self, state: State, queue: list[Packet]) -> State:
         """The servers have done all that they can."""
         for name, agent in self.agents.items():
             while events := agent.events(state.at(name), parts=False):
-                state = self.after(state, name, events[0])
+                state, sent = self.step(state, name, events[0])
+                self.bits_of(state, sent)
+                queue += sent
         return state
 
     def said_again(self, state: State) -> Iterator[Packet]:
@@ -272,13 +309,12 @@ class Model:
             mapping = one.mapping or self.agents[name].states[state.at(name)].mapping
             start = dict(mapping)["cookie"] - self.connection.cookie + one.acked & 0xFFFFFFFF
             end = dict(mapping)["cookie"] - self.connection.cookie + one.said & 0xFFFFFFFF
-            if start < end and end > state.heard:
+            if start < end:
                 again = self.connection.data(self.scenario.answers[start:end], 0, 0)
                 yield Packet("client", reversed_packet(again.packet, self.connection.cookie + 1 + start))
 
     def check_end(self, state: State) -> None:
         """Of the connection is left one socket at most, and that where its last request went."""
-        state = self.served(state)
         last = self.scenario.exchanges[-1].backend
         for name, one in self.sockets(state):
             if name != last:
