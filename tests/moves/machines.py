@@ -17,7 +17,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,29 +81,44 @@ class Machine:
 
 
 class RouterMachine(Machine):
-    """Its states are entries of the flow table, or None. How often an order was repeated is no part of it."""
+    """Its states: which of its route tables it has, and the entry of the flow table, or None.
 
-    def __init__(self, router: Router, connection: Connection, addresses: dict[str, str]) -> None:
+    Events are packets, and "change": the next route table. How often an order was repeated is no part of the state.
+    """
+
+    def __init__(
+        self, router: Router, connection: Connection, addresses: dict[str, str], tables: Sequence[Sequence[oracle.Route]]
+    ) -> None:
         super().__init__()
-        self.router, self.connection, self.addresses = router, connection, addresses
+        self.router, self.connection, self.addresses, self.tables = router, connection, addresses, tables
         self.place, self.tag = oracle.flow_place(connection.tuple, FLOW_SETS)
-        self.start = self.number(None)
+        self.start = self.number((0, None))
+        self.table = -1
         router.object.maps["flows"].clear()
         self.empty = router.object.maps["flows"].lookup(self.place)
 
-    def run(self, state: int, event: Packet) -> Step:
-        """One packet."""
-        flows, entry = self.router.object.maps["flows"], self.states[state]
+    def run(self, state: int, event: Packet | str) -> Step:
+        """One packet, or the next table."""
+        table, entry = self.states[state]
+        if isinstance(event, str):
+            return Step(self.number((table + 1, entry)))
+        if table != self.table:
+            self.router.route(*self.tables[table])
+            self.table = table
         value = dict(self.empty)
         if entry is not None:
             value["tag"] = [self.tag, *self.empty["tag"][1:]]
             flow = dict(entry)
             value["flow"] = [flow | {"tuple": dict(flow["tuple"])}, *self.empty["flow"][1:]]
-        flows.update(self.place, value)
+        self.router.object.maps["flows"].update(self.place, value)
         done = self.router.object.programs["rauta_ingress"].test_run(event.frame())
         assert done.retval in (XDP_DROP, XDP_TX), (done.retval, str(event))
         sent = (packet_of(done.data, self.addresses),) if done.retval == XDP_TX else ()
-        return Step(self.number(self.read()), sent)
+        return Step(self.number((table, self.read())), sent)
+
+    def events(self, state: int) -> list[str]:
+        """What the router can do by itself."""
+        return ["change"] if self.states[state][0] + 1 < len(self.tables) else []
 
     def read(self) -> Any:
         """The entry as it is now."""
@@ -126,7 +141,7 @@ class Served:
 
     sock: socket.socket
     read: bytes = b""
-    owed: list[int] = field(default_factory=list)
+    owed: list[tuple[int, bool]] = field(default_factory=list)  # number, and whether it was a HEAD
     parts: int = 0
     ended: bool = False
 
@@ -142,27 +157,24 @@ class Served:
         while self.read:
             head = _HEAD.match(self.read)
             if head is None:
-                if b"\r\n\r\n" in self.read or not b"GETPOSTHEAD".find(self.read[:3]) >= 0:
-                    executed.append(f"nonsense {self.read!r}")
-                    self.read = b""
+                executed.append(f"nonsense {self.read!r}")
+                self.read = b""
                 break
             length = _LENGTH.search(head[4])
             end = head.end() + (int(length[1]) if length else 0)
             if len(self.read) < end:
                 break
             executed.append(f"{head[2].decode()} {int(head[3])}")
-            self.owed.append(int(head[3]))
+            self.owed.append((int(head[3]), head[1] == b"HEAD"))
             self.read = self.read[end:]
         return tuple(executed)
 
 
-def answer_of(number: int, backend: str) -> tuple[bytes, bytes]:
-    """What the server says to a request, in two parts: who says it is in it."""
+def answer_of(number: int, backend: str, is_head: bool = False) -> tuple[bytes, bytes]:
+    """What the server says to a request, in two parts: head and body. Who says it is in both."""
     body = b"%d%s!" % (number, backend.encode())
-    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body
-
-
-ANSWER = len(b"".join(answer_of(0, "A")))
+    head = b"HTTP/1.1 200 %s\r\nContent-Length: %d\r\n\r\n" % (backend.encode(), len(body))
+    return head, b"" if is_head else body
 
 
 class AgentMachine(Machine):
@@ -308,7 +320,7 @@ class AgentMachine(Machine):
         else:
             if event == "rush":
                 one.sock.setsockopt(SO_TCP, socket.TCP_NODELAY, 1)
-            parts = answer_of(one.owed[0], self.name)
+            parts = answer_of(one.owed[0][0], self.name, one.owed[0][1])
             one.sock.send(parts[0] if event == "part" else b"".join(parts[one.parts :]))
             if event == "part":
                 one.parts = 1
@@ -328,7 +340,9 @@ class AgentMachine(Machine):
         one = seen.served[0]
         events = ["read"] if one.unread or (one.state == CLOSE_WAIT and not one.ended) else []
         if one.owed:
-            events += ["answer"] + ([] if not parts else ["rush"] if one.part else ["part"])
+            events.append("answer")
+            if parts and not one.owed[0][1]:
+                events.append("rush" if one.part else "part")
         return events
 
     # ---- what is seen ------------------------------------------------------------------------------------
@@ -344,9 +358,9 @@ class AgentMachine(Machine):
                     acked=info[1],
                     received=info[2],
                     said=info[3],
-                    disordered=info[4],
-                    unread=_queued(one.sock, termios.FIONREAD),
-                    unacknowledged=_queued(one.sock, termios.TIOCOUTQ),
+                    disordered=info[4] > 0,
+                    unread=_unread(one.sock),
+                    unacknowledged=_unacknowledged(one.sock),
                     mapping=_mapping(kept.lookup(one.sock.fileno())),
                     read=one.read,
                     owed=tuple(one.owed),
@@ -372,7 +386,7 @@ class AgentMachine(Machine):
                 sent.append(packet)
 
 
-ESTABLISHED, CLOSED, CLOSE_WAIT = 1, 7, 8
+CLOSED, CLOSE_WAIT, LAST_ACK = 7, 8, 9  # include/net/tcp_states.h
 
 
 @dataclass(frozen=True)
@@ -383,12 +397,12 @@ class SeenSocket:
     acked: int
     received: int
     said: int
-    disordered: int
-    unread: int
+    disordered: bool  # something has come before its turn: the end, or a body, of which there is but one of each
+    unread: bytes
     unacknowledged: int
     mapping: Any
     read: bytes
-    owed: tuple[int, ...]
+    owed: tuple[tuple[int, bool], ...]
     part: int
     ended: bool
 
@@ -410,9 +424,16 @@ def _mapping(value: dict[str, Any] | None) -> Any:
     return frozen(value)
 
 
-def _queued(sock: socket.socket, queue: int) -> int:
-    """Bytes in one of a socket's queues."""
-    queued: int = struct.unpack("i", fcntl.ioctl(sock, queue, bytes(4)))[0]
+def _unread(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(1 << 16, socket.MSG_PEEK)
+    except (BlockingIOError, ConnectionResetError):
+        return b""
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the server has written, also those that the kernel has not sent yet."""
+    queued: int = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
     return queued
 
 

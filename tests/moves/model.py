@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 
-from moves.machines import ANSWER, AgentMachine, RouterMachine, SeenSocket, Step, answer_of
-from moves.wire import ACK, FIN, RST, SYN, Packet, tcp_of
+from moves.machines import LAST_ACK, AgentMachine, RouterMachine, SeenSocket, Step, answer_of
+from moves.wire import ACK, FIN, IPPROTO_TCP, RST, SYN, Packet, tcp_of
 from packets.frames import Connection, request
 
 ROUNDS = 12  # of a fair network's: each repeats all that has no answer yet
@@ -27,14 +28,34 @@ class Exchange:
     """A request, the backend that its route names, and a body, in a segment of its own or behind the head."""
 
     backend: str
+    method: str = "GET"
     body: bytes = b""
     apart: bool = False
 
     def segments(self, number: int) -> tuple[bytes, ...]:
         """What the client sends."""
         headers = [f"Content-Length: {len(self.body)}"] if self.body else []
-        head = request(f"/{self.backend.lower()}/{number}", *headers, method="POST" if self.body else "GET")
+        head = request(f"/{self.backend.lower()}/{number}", *headers, method=self.method)
         return (head, self.body) if self.apart else (head + self.body,)
+
+
+class Ending(Enum):
+    """When the client closes its side."""
+
+    NEVER = 0
+    AFTER = 1  # the last answer
+    BEHIND = 2  # the last request, in a segment of its own
+    WITH = 3  # in the last request's segment
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A segment of a hostile client: what, where, and how much it acknowledges; from the beginning on it is under way."""
+
+    payload: bytes
+    at: int
+    acked: int
+    flags: str = "PA"
 
 
 @dataclass(frozen=True)
@@ -46,12 +67,30 @@ class Scenario:
     pipelined: bool = False  # the next request is sent when the answer before it has begun, else when it has ended
     parts: bool = False  # the server may send head and body of an answer one after the other
     syn: bool = False  # a duplicate of the SYN is under way, too
-    ends: bool = False  # the client closes after the last answer
+    ending: Ending = Ending.NEVER
+    timely: bool = False  # once the client has closed, no request but its last comes again from before
+    changes: bool = False  # the routes may change at any time, and then name A for everything
+    hostile: tuple[Extra, ...] = ()
 
     @cached_property
-    def answers(self) -> bytes:
-        """All that the client may ever hear."""
-        return b"".join(b"".join(answer_of(k, one.backend)) for k, one in enumerate(self.exchanges))
+    def ends(self) -> tuple[int, ...]:
+        """How much the client has heard after each of the answers; 0 comes first."""
+        ends = [0]
+        for number, one in enumerate(self.exchanges):
+            ends.append(ends[-1] + len(b"".join(answer_of(number, one.backend, one.method == "HEAD"))))
+        return tuple(ends)
+
+    @cached_property
+    def all(self) -> int:
+        """How much the client hears, its end included."""
+        return self.ends[-1] + (self.ending is not Ending.NEVER)
+
+    def answers(self, backend: str | None = None) -> bytes:
+        """All that the client may ever hear: from whom its requests' routes say, or from one backend alone."""
+        return b"".join(
+            b"".join(answer_of(number, backend or one.backend, one.method == "HEAD"))
+            for number, one in enumerate(self.exchanges)
+        )
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -62,28 +101,44 @@ class Scenario:
         return tuple(starts)
 
     def asked(self, heard: int) -> int:
-        """How many requests a client has sent who has heard so many bytes."""
-        begun = (heard + ANSWER - 1) // ANSWER if self.pipelined else heard // ANSWER
-        return min(begun + 1, len(self.exchanges))
+        """How many requests a client has sent who has heard so many bytes; -1 is before all."""
+        if heard < 0:
+            return 0
+        known = sum(end <= heard for end in self.ends) if not self.pipelined else sum(end < heard for end in self.ends) + 1
+        return min(known, len(self.exchanges))
 
-    def requests(self, connection: Connection, heard: int, first: int) -> Iterator[Packet]:
-        """The requests from number `first` on that the client has sent, again."""
+    def has_ended(self, heard: int) -> bool:
+        """Whether the client has closed its side."""
+        if self.ending in (Ending.NEVER, Ending.AFTER):
+            return self.ending is Ending.AFTER and heard >= self.ends[-1]
+        return self.asked(heard) == len(self.exchanges)
+
+    def place(self, heard: int) -> int:
+        """How much the client has sent."""
+        return self.starts[self.asked(heard)] + self.has_ended(heard)
+
+    def unanswered(self, connection: Connection, heard: int) -> Iterator[Packet]:
+        """All that the client has sent, and that has no answer yet: as at first, and in one segment each."""
+        first = sum(end <= heard for end in self.ends[1:])
         for number in range(first, self.asked(heard)):
-            at = self.starts[number]
-            for payload in self.exchanges[number].segments(number):
-                yield Packet("router", connection.data(payload, at, heard).packet)
-                at += len(payload)
+            last = number + 1 == len(self.exchanges)
+            flags = "FPA" if last and self.ending is Ending.WITH else "PA"
+            segments = self.exchanges[number].segments(number)
+            for split in {segments, (b"".join(segments),) if number else segments}:
+                at = self.starts[number]
+                for payload in split:
+                    at += len(payload)
+                    ends = flags if at == self.starts[number + 1] else "PA"
+                    yield Packet("router", connection.data(payload, at - len(payload), heard, ends).packet)
+        if self.has_ended(heard) and heard < self.all and self.ending is not Ending.WITH:
+            yield Packet("router", connection.fin(self.starts[-1], acked=heard).packet)
 
     def says(self, connection: Connection, before: int, heard: int) -> Iterator[Packet]:
         """What the client sends who had heard `before` bytes (-1: nothing yet, not even asked), and now `heard`."""
-        asked = self.asked(before) if before >= 0 else 0
         if before >= 0:
-            yield Packet("router", connection.ack(self.starts[asked], heard).packet)
-        yield from self.requests(connection, heard, heard // ANSWER)
-        if before >= 0 and self.asked(heard) > asked:
-            yield Packet("router", connection.ack(self.starts[self.asked(heard)], heard).packet)
-        if self.ends and heard == len(self.answers):
-            yield Packet("router", connection.fin(self.starts[-1], acked=heard).packet)
+            for place in {self.place(before), self.place(heard)}:
+                yield Packet("router", connection.ack(place, heard).packet)
+        yield from self.unanswered(connection, heard)
 
 
 @dataclass(frozen=True)
@@ -112,7 +167,8 @@ class Model:
         self.packets: list[Packet] = []
         self.bits: dict[Packet, int] = {}
         self.masks: dict[str, int] = {}
-        self.closures: dict[tuple[int, int, int, int], int] = {}
+        self.stale = 0  # requests but the last one, to the router
+        self.closures: dict[tuple[int, int, int, bool, int], int] = {}
         self.answered: set[tuple[int, int, int, int, frozenset[int]]] = set()
 
     # ---- steps -------------------------------------------------------------------------------------------
@@ -122,6 +178,8 @@ class Model:
         sent = [*self.scenario.says(self.connection, -1, 0)]
         if self.scenario.syn:
             sent.append(Packet("router", self.connection.syn().packet))
+        for one in self.scenario.hostile:
+            sent.append(Packet("router", self.connection.data(one.payload, one.at, one.acked, one.flags).packet))
         blank = State(self.router.start, self.agents["A"].start, self.agents["B"].start, 0, frozenset(), 0)
         return self.closed(blank, self.bits_of(blank, tuple(sent)))
 
@@ -136,12 +194,22 @@ class Model:
                 bit = self.bits[packet] = 1 << len(self.packets)
                 self.packets.append(packet)
                 self.masks[packet.to] = self.masks.get(packet.to, 0) | bit
+                self.stale |= bit if self.is_stale(packet) else 0
             bits |= bit
         return bits
 
-    def under_way(self, network: int, to: str) -> Iterator[Packet]:
-        """What may arrive there."""
+    def is_stale(self, packet: Packet) -> bool:
+        """Is it the client's, a request that is not the last one?"""
+        if packet.to != "router" or packet.data[9] != IPPROTO_TCP:
+            return False
+        seq, _, _, payload = tcp_of(packet.data)
+        return bool(payload) and (seq - self.connection.start & 0xFFFFFFFF) < self.scenario.starts[-2]
+
+    def under_way(self, network: int, to: str, heard: int) -> Iterator[Packet]:
+        """What may arrive there, once the client has heard so much."""
         network &= self.masks.get(to, 0)
+        if self.scenario.timely and self.scenario.has_ended(heard):
+            network &= ~self.stale
         while network:
             yield self.packets[(network & -network).bit_length() - 1]
             network &= network - 1
@@ -153,12 +221,12 @@ class Model:
         """
         network = state.network | more
         while True:
-            key = (state.router, state.a, state.b, network)
+            key = (state.router, state.a, state.b, self.scenario.has_ended(state.heard), network)
             grown = self.closures.get(key)
             if grown is None:
                 grown = network
                 for who in ("router", *self.agents):
-                    for packet in self.under_way(network, who):
+                    for packet in self.under_way(network, who, state.heard):
                         done = self.machine(who).step(state.at(who), packet)
                         if done.state == state.at(who) and done.sent:
                             grown |= self.bits_of(state, done.sent)
@@ -174,11 +242,13 @@ class Model:
 
     def events(self, state: State) -> Iterator[tuple[str, str | Packet]]:
         """Who can do, or get, what."""
+        for change in self.router.events(state.router) if self.scenario.changes else ():
+            yield "router", change
         for name, agent in self.agents.items():
             for event in agent.events(state.at(name), parts=self.scenario.parts):
                 yield name, event
         for who in ("client", "router", *self.agents):
-            for packet in self.under_way(state.network, who):
+            for packet in self.under_way(state.network, who, state.heard):
                 yield who, packet
 
     def after(self, state: State, who: str, event: str | Packet) -> State:
@@ -208,7 +278,7 @@ class Model:
         """The client gets a packet."""
         seq, _, flags, payload = tcp_of(packet.data)
         start = seq - self.connection.cookie - 1 & 0xFFFFFFFF
-        end = start + len(payload)
+        end = start + len(payload) + bool(flags & FIN)
         if flags & (RST | SYN) or not start <= state.heard < end:
             return state, ()
         moved = State(state.router, state.a, state.b, end, state.executed, state.network)
@@ -221,13 +291,17 @@ class Model:
         executed = state.executed
         for said in done.executed:
             path, _, number = said.partition(" ")
+            if self.scenario.hostile:
+                if path.upper() != who and path != "nonsense":
+                    raise Violation(f"{said} is executed by {who}")
+                continue
             if path == "nonsense":
                 raise Violation(f"{who} has read {said}")
             k = int(number)
-            if self.scenario.exchanges[k].backend != who:
-                raise Violation(f"request {k} is executed by {who}")
-            if path.upper() != who:
+            if path.upper() != self.scenario.exchanges[k].backend:
                 raise Violation(f"what {who} executes is no request of the client's: {said}")
+            if path.upper() != who and not (self.scenario.changes and who == "A"):
+                raise Violation(f"request {k} is executed by {who}")
             if k in executed:
                 raise Violation(f"request {k} is executed twice")
             executed |= {k}
@@ -237,16 +311,17 @@ class Model:
         """The client hears nothing but the answers, each from whom it is: no reset, and no end that it has not asked
         for."""
         seq, ack, flags, payload = tcp_of(packet.data)
-        if flags & SYN:
+        if flags & SYN or self.scenario.hostile:
             return
-        if flags & RST and not (self.scenario.ends and state.heard == len(self.scenario.answers)):
+        if flags & RST and not (self.scenario.has_ended(state.heard) and state.heard >= self.scenario.ends[-1]):
             raise Violation(f"a reset to the client: {packet}")
-        if flags & FIN and not self.scenario.ends:
+        if flags & FIN and not self.scenario.has_ended(state.heard):
             raise Violation(f"an end to the client: {packet}")
         start = seq - self.connection.cookie - 1 & 0xFFFFFFFF
-        if payload and self.scenario.answers[start : start + len(payload)] != payload:
+        right = [self.scenario.answers()] + ([self.scenario.answers("A")] if self.scenario.changes else [])
+        if payload and payload not in [one[start : start + len(payload)] for one in right]:
             raise Violation(f"no answer of that place: {packet}")
-        if ack - self.connection.start & 0xFFFFFFFF > self.scenario.starts[-1] + self.scenario.ends:
+        if not flags & RST and ack - self.connection.start & 0xFFFFFFFF > self.scenario.place(state.heard):
             raise Violation(f"acknowledges what was never sent: {packet}")
 
     def sockets(self, state: State) -> list[tuple[str, SeenSocket]]:
@@ -263,29 +338,29 @@ class Model:
 
     def check_answered(self, state: State) -> None:
         """All under way is lost, but from now on nothing is: then the client gets all answers."""
-        key = (state.router, state.a, state.b, state.heard, state.executed)
-        if key in self.answered:
+        key = key_of(state)
+        if key in self.answered or self.scenario.hostile:
             return
         passed = [key]
         now = State(*key, 0)
         for _ in range(ROUNDS):
             now = self.fair_round(now)
-            key = (now.router, now.a, now.b, now.heard, now.executed)
-            if key in self.answered or now.heard == len(self.scenario.answers):
+            key = key_of(now)
+            if key in self.answered or now.heard == self.scenario.all:
                 break
             passed.append(key)
         else:
             raise Violation(f"no answer after {ROUNDS} rounds of a fair network: the client has heard {now.heard} bytes")
-        if now.heard == len(self.scenario.answers):
+        if now.heard == self.scenario.all:
             self.check_end(now)
         self.answered.update(passed)
 
     def fair_round(self, state: State) -> State:
         """The servers do what they can, all that is not acknowledged is sent again, and all that arrives once."""
         state = self.served(state, queue := [])
-        at = self.scenario.starts[self.scenario.asked(state.heard)]
-        queue += [Packet("router", self.connection.ack(at, state.heard).packet), *self.said_again(state)]
-        queue += self.scenario.requests(self.connection, state.heard, state.heard // ANSWER)
+        acknowledgement = self.connection.ack(self.scenario.place(state.heard), state.heard)
+        queue += [Packet("router", acknowledgement.packet), *self.said_again(state)]
+        queue += self.scenario.unanswered(self.connection, state.heard)
         while queue:
             packet = queue.pop(0)
             state, sent = self.step(state, packet.to, packet)
@@ -309,15 +384,17 @@ class Model:
             mapping = one.mapping or self.agents[name].states[state.at(name)].mapping
             start = dict(mapping)["cookie"] - self.connection.cookie + one.acked & 0xFFFFFFFF
             end = dict(mapping)["cookie"] - self.connection.cookie + one.said & 0xFFFFFFFF
-            if start < end:
-                again = self.connection.data(self.scenario.answers[start:end], 0, 0)
-                yield Packet("client", reversed_packet(again.packet, self.connection.cookie + 1 + start))
+            if start < end or one.state == LAST_ACK:
+                text = (self.scenario.answers("A") if self.scenario.changes else self.scenario.answers())[start:end]
+                flags = ACK | (FIN if one.state == LAST_ACK else 0)
+                again = self.connection.data(text).packet
+                yield Packet("client", reversed_packet(again, self.connection.cookie + 1 + start, flags))
 
     def check_end(self, state: State) -> None:
         """Of the connection is left one socket at most, and that where its last request went."""
-        last = self.scenario.exchanges[-1].backend
+        last = "AB" if self.scenario.changes else self.scenario.exchanges[-1].backend
         for name, one in self.sockets(state):
-            if name != last:
+            if name not in last:
                 raise Violation(f"all is answered, and {name} still has a socket: {one}")
 
 
@@ -326,7 +403,7 @@ def key_of(state: State) -> tuple[int, int, int, int, frozenset[int]]:
     return state.router, state.a, state.b, state.heard, state.executed
 
 
-def reversed_packet(packet: bytes, seq: int) -> bytes:
-    """The same the other way round, with that number: what a server sends again."""
+def reversed_packet(packet: bytes, seq: int, flags: int) -> bytes:
+    """The same the other way round, with that number and those flags: what a server sends again."""
     ends = packet[16:20] + packet[12:16] + packet[22:24] + packet[20:22]
-    return packet[:12] + ends + (seq & 0xFFFFFFFF).to_bytes(4, "big") + packet[28:33] + bytes([ACK]) + packet[34:]
+    return packet[:12] + ends + (seq & 0xFFFFFFFF).to_bytes(4, "big") + packet[28:33] + bytes([flags]) + packet[34:]
