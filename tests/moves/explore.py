@@ -15,10 +15,25 @@ class Explored:
     name: str
     states: int = 0
     transitions: int = 0
-    without_network: int = 0
-    packets: int = 0
+    fair: int = 0  # states from which the network was fair; those that differ by what is under way are one
+    packets: int = 0  # that are different
+    runs: int = 0  # of the programs; only the sum of all scenarios is known
     complete: bool = True
     violations: list[str] = field(default_factory=list)
+
+    def add(self, other: Explored) -> None:
+        """Counts another scenario in."""
+        self.states += other.states
+        self.transitions += other.transitions
+        self.fair += other.fair
+        self.packets += other.packets
+
+    def __str__(self) -> str:
+        runs = f", {self.runs:,} runs of the programs" if self.runs else ""
+        return (
+            f"{self.name}: {self.states:,} states, {self.transitions:,} transitions, {self.packets:,} packets, "
+            f"{self.fair:,} states from which all is answered{runs}"
+        )
 
 
 def explore(model: Model, limit: int | None = None) -> Explored:
@@ -51,7 +66,7 @@ def explore(model: Model, limit: int | None = None) -> Explored:
                 found.complete = False
                 break
         layer = following
-    found.states, found.packets, found.without_network = len(parents), len(model.packets), len(model.answered)
+    found.states, found.packets, found.fair = len(parents), len(model.packets), len(model.answered)
     return found
 
 

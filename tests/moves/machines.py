@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moves.wire import ACK, CLOCK, TRIP, Packet, packet_of, tcp_of
 from packets import oracle
 from packets.bench import FLOW_SETS, XDP_DROP, XDP_TX, Agent, Router, throwaway_namespace
 from packets.frames import BACKEND_MAC, CLIENT, CLIENT_MAC, LOCAL_PORT, VIP, VIP_PORT, Connection
 from packets.sockets import SO_TCP, TCP_REPAIR
+
+from moves.wire import ACK, CLOCK, TRIP, Packet, packet_of, tcp_of
 from rauta.bpf import attach_tc
 
 ROUTERS, ROUTERS_MASK = "198.19.0.0", "255.255.255.0"
@@ -87,7 +88,11 @@ class RouterMachine(Machine):
     """
 
     def __init__(
-        self, router: Router, connection: Connection, addresses: dict[str, str], tables: Sequence[Sequence[oracle.Route]]
+        self,
+        router: Router,
+        connection: Connection,
+        addresses: dict[str, str],
+        tables: Sequence[Sequence[oracle.Route]],
     ) -> None:
         super().__init__()
         self.router, self.connection, self.addresses, self.tables = router, connection, addresses, tables
@@ -137,7 +142,7 @@ _LENGTH = re.compile(rb"Content-Length: (\d+)\r\n")
 
 @dataclass
 class Served:
-    """A connection at the server: what it has read, and which answers it owes, of the first of which `parts` are out."""
+    """A connection at the server: what it has read, and which answers it owes. Of the first of them `parts` are out."""
 
     sock: socket.socket
     read: bytes = b""
@@ -269,8 +274,8 @@ class AgentMachine(Machine):
         for one in self.served:
             self._vanish(one.sock)
         self.served.clear()
-        while (one := self._accepted()) is not None:
-            self._vanish(one)
+        while (sock := self._accepted()) is not None:
+            self._vanish(sock)
         self.agent.object.maps["mappings"].delete(self.tuple.key)
         self.agent.object.maps["consumed"].write_array(self.blank_sets)
         self._sent(parsed=False)
@@ -371,7 +376,7 @@ class AgentMachine(Machine):
         return Seen(_mapping(mappings.lookup(self.tuple.key)), tuple(self.agent.consumed()), tuple(served))
 
     def _sent(self, *, parsed: bool = True) -> Outputs:
-        sent = []
+        sent: list[Packet] = []
         while True:
             try:
                 frame = self.wire.recv(1 << 16)

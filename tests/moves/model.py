@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
+from packets.frames import Connection, request
+
 from moves.machines import LAST_ACK, AgentMachine, RouterMachine, SeenSocket, Step, answer_of
 from moves.wire import ACK, FIN, IPPROTO_TCP, RST, SYN, Packet, tcp_of
-from packets.frames import Connection, request
 
 ROUNDS = 12  # of a fair network's: each repeats all that has no answer yet
 
@@ -50,7 +51,7 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Extra:
-    """A segment of a hostile client: what, where, and how much it acknowledges; from the beginning on it is under way."""
+    """A segment of a hostile client, under way from the beginning: what, where, and how much it acknowledges."""
 
     payload: bytes
     at: int
@@ -104,7 +105,9 @@ class Scenario:
         """How many requests a client has sent who has heard so many bytes; -1 is before all."""
         if heard < 0:
             return 0
-        known = sum(end <= heard for end in self.ends) if not self.pipelined else sum(end < heard for end in self.ends) + 1
+        known = (
+            sum(end <= heard for end in self.ends) if not self.pipelined else sum(end < heard for end in self.ends) + 1
+        )
         return min(known, len(self.exchanges))
 
     def has_ended(self, heard: int) -> bool:
@@ -350,7 +353,9 @@ class Model:
                 break
             passed.append(key)
         else:
-            raise Violation(f"no answer after {ROUNDS} rounds of a fair network: the client has heard {now.heard} bytes")
+            raise Violation(
+                f"no answer after {ROUNDS} rounds of a fair network: the client has heard {now.heard} bytes"
+            )
         if now.heard == self.scenario.all:
             self.check_end(now)
         self.answered.update(passed)

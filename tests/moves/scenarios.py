@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from moves.model import Ending, Exchange, Extra, Scenario
 from packets.frames import request
+
+from moves.model import Ending, Exchange, Extra, Scenario
 
 A, B = Exchange("A"), Exchange("B")
 HEAD_A, HEAD_B = Exchange("A", "HEAD"), Exchange("B", "HEAD")
@@ -16,7 +17,9 @@ _HEARD = _TWO.ends[1:]
 HOSTILE = (
     Extra(request("/a/8"), _SECOND, _HEARD[0]),  # another request in the place of one that moves
     Extra(request("/b/8"), _SECOND, _HEARD[0] - 1),
-    *(Extra(request(path), _THIRD, heard) for path in ("/a/9", "/b/9") for heard in _HEARD),  # before its time, and then
+    *(
+        Extra(request(path), _THIRD, heard) for path in ("/a/9", "/b/9") for heard in _HEARD
+    ),  # before its time, and then
     Extra(request("/a/6"), _SECOND + 1, _HEARD[0]),
     Extra(b"", _SECOND, _HEARD[0], "FA"),
     Extra(b"", _THIRD, _HEARD[0], "FA"),
