@@ -15,7 +15,7 @@ from functools import cached_property
 from packets.frames import Connection, request
 
 from moves.machines import LAST_ACK, AgentMachine, RouterMachine, SeenSocket, Step, answer_of
-from moves.wire import ACK, FIN, IPPROTO_TCP, RST, SYN, Packet, tcp_of
+from moves.wire import ACK, FIN, RST, SYN, Packet, tcp_of
 
 ROUNDS = 12  # of a fair network's: each repeats all that has no answer yet
 
@@ -69,7 +69,6 @@ class Scenario:
     parts: bool = False  # the server may send head and body of an answer one after the other
     syn: bool = False  # a duplicate of the SYN is under way, too
     ending: Ending = Ending.NEVER
-    timely: bool = False  # once the client has closed, no request but its last comes again from before
     changes: bool = False  # the routes may change at any time, and then name A for everything
     hostile: tuple[Extra, ...] = ()
 
@@ -170,7 +169,6 @@ class Model:
         self.packets: list[Packet] = []
         self.bits: dict[Packet, int] = {}
         self.masks: dict[str, int] = {}
-        self.stale = 0  # requests but the last one, to the router
         self.closures: dict[tuple[int, int, int, bool, int], int] = {}
         self.answered: set[tuple[int, int, int, int, frozenset[int]]] = set()
 
@@ -197,22 +195,12 @@ class Model:
                 bit = self.bits[packet] = 1 << len(self.packets)
                 self.packets.append(packet)
                 self.masks[packet.to] = self.masks.get(packet.to, 0) | bit
-                self.stale |= bit if self.is_stale(packet) else 0
             bits |= bit
         return bits
 
-    def is_stale(self, packet: Packet) -> bool:
-        """Is it the client's, a request that is not the last one?"""
-        if packet.to != "router" or packet.data[9] != IPPROTO_TCP:
-            return False
-        seq, _, _, payload = tcp_of(packet.data)
-        return bool(payload) and (seq - self.connection.start & 0xFFFFFFFF) < self.scenario.starts[-2]
-
-    def under_way(self, network: int, to: str, heard: int) -> Iterator[Packet]:
-        """What may arrive there, once the client has heard so much."""
+    def under_way(self, network: int, to: str) -> Iterator[Packet]:
+        """What may arrive there."""
         network &= self.masks.get(to, 0)
-        if self.scenario.timely and self.scenario.has_ended(heard):
-            network &= ~self.stale
         while network:
             yield self.packets[(network & -network).bit_length() - 1]
             network &= network - 1
@@ -229,7 +217,7 @@ class Model:
             if grown is None:
                 grown = network
                 for who in ("router", *self.agents):
-                    for packet in self.under_way(network, who, state.heard):
+                    for packet in self.under_way(network, who):
                         done = self.machine(who).step(state.at(who), packet)
                         if done.state == state.at(who) and done.sent:
                             grown |= self.bits_of(state, done.sent)
@@ -251,7 +239,7 @@ class Model:
             for event in agent.events(state.at(name), parts=self.scenario.parts):
                 yield name, event
         for who in ("client", "router", *self.agents):
-            for packet in self.under_way(state.network, who, state.heard):
+            for packet in self.under_way(state.network, who):
                 yield who, packet
 
     def after(self, state: State, who: str, event: str | Packet) -> State:

@@ -43,7 +43,7 @@ CI = (
     Scenario("a b, then the end", (A, B), ending=Ending.AFTER),
     Scenario("a b, the end behind the request", (A, B), ending=Ending.BEHIND),
     Scenario("a b, the end with the request", (A, B), ending=Ending.WITH),
-    Scenario("a b a, then the end", (A, B, A), ending=Ending.AFTER, timely=True),
+    Scenario("a b a, then the end", (A, B, A), ending=Ending.AFTER),
     Scenario("a b, hostile", (A, B), hostile=HOSTILE[:4]),
 )
 
@@ -55,6 +55,6 @@ LONG = (
     Scenario("a, POST b, POST a, b", (A, POST_B, Exchange("A", "POST", EVIL, apart=True), B)),
     Scenario("a b a, and the SYN again", (A, B, A), syn=True),
     Scenario("a b a, and the routes change", (A, B, A), changes=True),
-    Scenario("a b a, the end behind the request", (A, B, A), ending=Ending.BEHIND, timely=True),
+    Scenario("a b a, the end behind the request", (A, B, A), ending=Ending.BEHIND),
     Scenario("a b, hostile in all ways", (A, B), hostile=HOSTILE),
 )
