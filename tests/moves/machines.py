@@ -19,6 +19,7 @@ import termios
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,21 @@ _HEAD = re.compile(rb"(GET|POST|HEAD) /(\w+)/(\d+) HTTP/1\.1\r\n((?:[^\r\n]+\r\n
 _LENGTH = re.compile(rb"Content-Length: (\d+)\r\n")
 
 
+class Kind(Enum):
+    """Of a request, by what its answer looks like."""
+
+    PLAIN = 0
+    HEAD = 1
+    EXPECTING = 2  # "100 Continue" before the answer
+
+
 @dataclass
 class Served:
     """A connection at the server: what it has read, and which answers it owes. Of the first of them `parts` are out."""
 
     sock: socket.socket
     read: bytes = b""
-    owed: list[tuple[int, bool]] = field(default_factory=list)  # number, and whether it was a HEAD
+    owed: list[tuple[int, Kind]] = field(default_factory=list)  # to which requests
     parts: int = 0
     ended: bool = False
 
@@ -170,16 +179,19 @@ class Served:
             if len(self.read) < end:
                 break
             executed.append(f"{head[2].decode()} {int(head[3])}")
-            self.owed.append((int(head[3]), head[1] == b"HEAD"))
+            kind = Kind.EXPECTING if b"100-continue" in head[4] else Kind.HEAD if head[1] == b"HEAD" else Kind.PLAIN
+            self.owed.append((int(head[3]), kind))
             self.read = self.read[end:]
         return tuple(executed)
 
 
-def answer_of(number: int, backend: str, is_head: bool = False) -> tuple[bytes, bytes]:
-    """What the server says to a request, in two parts: head and body. Who says it is in both."""
+def answer_of(number: int, backend: str, kind: Kind) -> tuple[bytes, bytes]:
+    """What the server says to a request, in two parts: head and body, or an interim answer and the answer."""
     body = b"%d%s!" % (number, backend.encode())
     head = b"HTTP/1.1 200 %s\r\nContent-Length: %d\r\n\r\n" % (backend.encode(), len(body))
-    return head, b"" if is_head else body
+    if kind is Kind.EXPECTING:
+        return b"HTTP/1.1 100 Continue\r\n\r\n", head + body
+    return head, b"" if kind is Kind.HEAD else body
 
 
 class AgentMachine(Machine):
@@ -346,7 +358,7 @@ class AgentMachine(Machine):
         events = ["read"] if one.unread or (one.state == CLOSE_WAIT and not one.ended) else []
         if one.owed:
             events.append("answer")
-            if parts and not one.owed[0][1]:
+            if parts and one.owed[0][1] is not Kind.HEAD:
                 events.append("rush" if one.part else "part")
         return events
 
@@ -407,7 +419,7 @@ class SeenSocket:
     unacknowledged: int
     mapping: Any
     read: bytes
-    owed: tuple[tuple[int, bool], ...]
+    owed: tuple[tuple[int, Kind], ...]
     part: int
     ended: bool
 

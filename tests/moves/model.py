@@ -14,7 +14,7 @@ from functools import cached_property
 
 from packets.frames import Connection, request
 
-from moves.machines import LAST_ACK, AgentMachine, RouterMachine, SeenSocket, Step, answer_of
+from moves.machines import LAST_ACK, AgentMachine, Kind, RouterMachine, SeenSocket, Step, answer_of
 from moves.wire import ACK, FIN, RST, SYN, Packet, tcp_of
 
 ROUNDS = 12  # of a fair network's: each repeats all that has no answer yet
@@ -32,10 +32,17 @@ class Exchange:
     method: str = "GET"
     body: bytes = b""
     apart: bool = False
+    expecting: bool = False  # the server says "100 Continue" first
+
+    @property
+    def kind(self) -> Kind:
+        """What its answer looks like."""
+        return Kind.EXPECTING if self.expecting else Kind.HEAD if self.method == "HEAD" else Kind.PLAIN
 
     def segments(self, number: int) -> tuple[bytes, ...]:
         """What the client sends."""
         headers = [f"Content-Length: {len(self.body)}"] if self.body else []
+        headers += ["Expect: 100-continue"] if self.expecting else []
         head = request(f"/{self.backend.lower()}/{number}", *headers, method=self.method)
         return (head, self.body) if self.apart else (head + self.body,)
 
@@ -77,7 +84,7 @@ class Scenario:
         """How much the client has heard after each of the answers; 0 comes first."""
         ends = [0]
         for number, one in enumerate(self.exchanges):
-            ends.append(ends[-1] + len(b"".join(answer_of(number, one.backend, one.method == "HEAD"))))
+            ends.append(ends[-1] + len(b"".join(answer_of(number, one.backend, one.kind))))
         return tuple(ends)
 
     @cached_property
@@ -88,8 +95,7 @@ class Scenario:
     def answers(self, backend: str | None = None) -> bytes:
         """All that the client may ever hear: from whom its requests' routes say, or from one backend alone."""
         return b"".join(
-            b"".join(answer_of(number, backend or one.backend, one.method == "HEAD"))
-            for number, one in enumerate(self.exchanges)
+            b"".join(answer_of(number, backend or one.backend, one.kind)) for number, one in enumerate(self.exchanges)
         )
 
     @cached_property
@@ -169,7 +175,7 @@ class Model:
         self.packets: list[Packet] = []
         self.bits: dict[Packet, int] = {}
         self.masks: dict[str, int] = {}
-        self.closures: dict[tuple[int, int, int, bool, int], int] = {}
+        self.closures: dict[tuple[int, int, int, int, int], int] = {}
         self.answered: set[tuple[int, int, int, int, frozenset[int]]] = set()
 
     # ---- steps -------------------------------------------------------------------------------------------
@@ -212,7 +218,7 @@ class Model:
         """
         network = state.network | more
         while True:
-            key = (state.router, state.a, state.b, self.scenario.has_ended(state.heard), network)
+            key = (state.router, state.a, state.b, state.heard, network)
             grown = self.closures.get(key)
             if grown is None:
                 grown = network

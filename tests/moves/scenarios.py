@@ -35,6 +35,7 @@ CI = (
     Scenario("HEAD a, HEAD b, a", (HEAD_A, HEAD_B, A)),
     Scenario("a b, pipelined, answers in parts", (A, B), pipelined=True, parts=True),
     Scenario("HEAD a, b, pipelined", (HEAD_A, B), pipelined=True, parts=True),
+    Scenario("a with 100 Continue, b, pipelined", (Exchange("A", expecting=True), B), pipelined=True, parts=True),
     Scenario("a, POST b", (A, POST_B)),
     Scenario("POST a, b", (POST_A, B)),
     Scenario("a, POST b, a", (A, POST_B, A)),
