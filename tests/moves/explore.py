@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from moves.model import Model, State, Violation
+from moves.model import Model, State, Violation, key_of
 from moves.wire import Packet
 
 
@@ -19,6 +19,7 @@ class Explored:
     packets: int = 0  # that are different
     runs: int = 0  # of the programs; only the sum of all scenarios is known
     complete: bool = True
+    reached: set[tuple[int, int, int, int, frozenset[int]]] = field(default_factory=set)  # states without the network
     violations: list[str] = field(default_factory=list)
 
     def add(self, other: Explored) -> None:
@@ -66,6 +67,7 @@ def explore(model: Model, limit: int | None = None) -> Explored:
                 found.complete = False
                 break
         layer = following
+    found.reached = {key_of(state) for state in parents}
     found.states, found.packets, found.fair = len(parents), len(model.packets), len(model.answered)
     return found
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from typing import NamedTuple
 
 from packets.frames import Connection, request
 
 from moves.machines import LAST_ACK, AgentMachine, Kind, RouterMachine, SeenSocket, Step, answer_of
-from moves.wire import ACK, FIN, RST, SYN, Packet, tcp_of
+from moves.wire import ACK, FIN, RST, SYN, Packet, plain, tcp_of
 
 ROUNDS = 12  # of a fair network's: each repeats all that has no answer yet
 
@@ -149,8 +150,7 @@ class Scenario:
         yield from self.unanswered(connection, heard)
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """By their numbers: the machines' states. What the client has heard, what was executed, and what is under way."""
 
     router: int
@@ -169,8 +169,16 @@ class Model:
     """A scenario and the machines that it runs on."""
 
     def __init__(
-        self, scenario: Scenario, connection: Connection, router: RouterMachine, agents: dict[str, AgentMachine]
+        self,
+        scenario: Scenario,
+        connection: Connection,
+        router: RouterMachine,
+        agents: dict[str, AgentMachine],
+        *,
+        reduced: bool = True,
     ) -> None:
+        """`reduced`: steps that only add to what is under way are done at once; see `closed`."""
+        self.reduced = reduced
         self.scenario, self.connection, self.router, self.agents = scenario, connection, router, agents
         self.packets: list[Packet] = []
         self.bits: dict[Packet, int] = {}
@@ -217,7 +225,7 @@ class Model:
         Such a step takes nothing away, and what can happen without it can happen behind it. So it need not be put off.
         """
         network = state.network | more
-        while True:
+        while self.reduced:
             key = (state.router, state.a, state.b, state.heard, network)
             grown = self.closures.get(key)
             if grown is None:
@@ -251,7 +259,7 @@ class Model:
     def after(self, state: State, who: str, event: str | Packet) -> State:
         """One step. Violation if it must not be."""
         moved, sent = self.step(state, who, event)
-        if moved is state:
+        if moved is state and self.reduced:
             return state
         return self.closed(moved, self.bits_of(moved, sent))
 
@@ -405,4 +413,6 @@ def key_of(state: State) -> tuple[int, int, int, int, frozenset[int]]:
 def reversed_packet(packet: bytes, seq: int, flags: int) -> bytes:
     """The same the other way round, with that number and those flags: what a server sends again."""
     ends = packet[16:20] + packet[12:16] + packet[22:24] + packet[20:22]
-    return packet[:12] + ends + (seq & 0xFFFFFFFF).to_bytes(4, "big") + packet[28:33] + bytes([flags]) + packet[34:]
+    return plain(
+        packet[:12] + ends + (seq & 0xFFFFFFFF).to_bytes(4, "big") + packet[28:33] + bytes([flags]) + packet[34:]
+    )

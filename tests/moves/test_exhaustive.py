@@ -22,7 +22,8 @@ TABLES = (
     (Route("web", prefix="/a"), Route("web", prefix="/b")),
 )
 LIMIT = 2_000_000  # states of a scenario: so much memory there is
-SCENARIOS = CI + (LONG if os.environ.get("RAUTA_LONG") else ())
+LONGER = bool(os.environ.get("RAUTA_LONG"))
+SCENARIOS = CI + (LONG if LONGER else ())
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,20 @@ def test_nothing_that_the_network_does_breaks_a_move(
     total.add(found)
     assert not found.violations, "\n".join(found.violations)
     assert found.complete
+
+
+PLAIN = ("a b", "a b, and the routes change", "a b a", "a, POST b")[: None if LONGER else 1]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_is_left_out_leads_nowhere_else(
+    machines: tuple[Connection, RouterMachine, dict[str, AgentMachine]], name: str
+) -> None:
+    """Without the reduction there are more states, but they differ by what is under way alone."""
+    scenario = next(one for one in SCENARIOS if one.name == name)
+    plain, reduced = (explore(Model(scenario, *machines, reduced=one), LIMIT) for one in (False, True))
+    print(f"\nwithout reduction: {plain}")
+    assert plain.complete
+    assert not plain.violations
+    assert plain.reached == reduced.reached
