@@ -40,7 +40,8 @@ test: | root setup ## Run all tests: units, packets, real traffic, the smoke pro
 
 .PHONY: test-long
 test-long: | root setup ## Run the long form of those tests that have one.
-	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py tests/e2e/test_moves.py tests/e2e/test_moves_lossy.py tests/packets/test_guesses.py tests/packets/test_memory.py $(PYTEST_ARGS)
+	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py tests/e2e/test_moves.py tests/e2e/test_moves_lossy.py \
+		tests/packets/test_guesses.py tests/packets/test_memory.py tests/moves $(PYTEST_ARGS)
 
 .PHONY: fuzz
 fuzz: | root setup ## Read a million request heads, and as many frames, as servers do; the seed is printed.

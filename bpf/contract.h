@@ -268,6 +268,12 @@ enum first_kind {
 	FIRST_MOVED = 2,	/* it has moved the connection: an order to the mover opens the socket */
 };
 
+enum syn_seen {			/* whose flow.syn_isn is */
+	SYN_NONE = 0,
+	SYN_NEWEST = 1,		/* of the newest SYN on this tuple */
+	SYN_MOVED = 2,		/* of the SYN of this very connection, which has moved since; no newer one was seen */
+};
+
 #define MAX_ORDERS	9	/* repeated orders before the router gives up: about 100 s of retransmissions */
 
 struct flow {			/* only ever inserted after a valid cookie, or because an agent has the socket */
@@ -278,12 +284,12 @@ struct flow {			/* only ever inserted after a valid cookie, or because an agent 
 	__u32 request_seq;	/* first byte of the newest request */
 	__u32 next_request_seq;	/* where the next one must start: after the head and the body */
 	__u32 request_ack;	/* the client's acknowledgement in the newest request */
-	__u32 syn_isn;		/* of the newest SYN on this tuple, if syn_seen */
+	__u32 syn_isn;		/* what syn_seen says */
 	__u16 head_length;	/* of the newest request, bytes */
 	__u16 backend;		/* index; NO_BACKEND when the router answered the first request itself */
 	__u32 cluster;		/* index; the newest request's */
 	__u8 state;		/* enum flow_state */
-	__u8 syn_seen;
+	__u8 syn_seen;		/* enum syn_seen */
 	__u8 first;		/* enum first_kind: what request_seq is */
 	__u8 answer;		/* enum verdict, if the router answered: what it said; FLOW_MOVING: orders repeated */
 	__u64 digest;		/* head_digest() of the newest request */

@@ -244,10 +244,13 @@ static __always_inline int note_closing(const struct entry *entry, const struct 
 	return CHANGE_FLOW(entry, flow->state = FLOW_CLOSING);
 }
 
-/* A SYN on the tuple: the bare acknowledgement that follows must not go to the old connection's backend. */
+/* A SYN on the tuple: the bare acknowledgement that follows must not go to the old connection's backend. A late duplicate
+ * of the connection's own says nothing, also once it has moved. */
 static __always_inline int note_syn(const struct entry *entry, const struct segment *segment)
 {
-	return CHANGE_FLOW(entry, flow->syn_isn = segment->seq; flow->syn_seen = 1);
+	if (entry->flow.syn_seen == SYN_MOVED && entry->flow.syn_isn == segment->seq)
+		return 0;
+	return CHANGE_FLOW(entry, flow->syn_isn = segment->seq; flow->syn_seen = SYN_NEWEST);
 }
 
 /* The segment starts a request; the one before it, if there was one, stays known by its body alone. */
@@ -306,9 +309,19 @@ static __always_inline int note_order_again(const struct entry *entry)
 	return CHANGE_FLOW(entry, flow->answer++);
 }
 
+/* The flow moves, and its identity with it. That of its handshake stays known, unless a newer SYN was seen: its first
+ * request may come again. */
+static __always_inline void keep_origin(struct flow *flow)
+{
+	if (flow->syn_seen == SYN_MOVED || (flow->syn_seen == SYN_NEWEST && flow->syn_isn != flow->isn))
+		return;
+	flow->syn_isn = flow->isn;
+	flow->syn_seen = SYN_MOVED;
+}
+
 /* The request with these numbers has moved the flow. */
 static __always_inline int note_moved(const struct entry *entry, __u32 seq, __u32 ack)
 {
-	return CHANGE_FLOW(entry, flow->state = FLOW_OPEN; flow->isn = seq - 1; flow->cookie = ack - 1;
+	return CHANGE_FLOW(entry, keep_origin(flow); flow->state = FLOW_OPEN; flow->isn = seq - 1; flow->cookie = ack - 1;
 			   flow->request_ack = ack);
 }

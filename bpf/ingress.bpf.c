@@ -354,7 +354,7 @@ static __noinline enum verdict on_newer_syn(struct xdp_md *ctx, const struct seg
 	__u32 offset = segment->seq - flow->syn_isn;
 	enum verdict verdict;
 
-	if (!flow->syn_seen || offset > ROUTER_WINDOW + 1 || segment->flags & TCP_RST)
+	if (flow->syn_seen != SYN_NEWEST || offset > ROUTER_WINDOW + 1 || segment->flags & TCP_RST)
 		return UNDECIDED;
 	if (flow->syn_isn == flow->isn && segment->ack - 1 == flow->cookie)
 		return UNDECIDED;
@@ -457,20 +457,24 @@ static __always_inline int may_open(struct xdp_md *ctx, const struct segment *se
 {
 	if (is_flows_own(flow, segment))
 		return 0;
-	return (flow->syn_seen && segment->seq - 1 == flow->syn_isn) || starts_request(ctx, segment);
+	return (flow->syn_seen == SYN_NEWEST && segment->seq - 1 == flow->syn_isn) || starts_request(ctx, segment);
 }
 
 /*
  * The first request of a connection that the tuple had before the one that lives now: replayed, or a very late
  * duplicate. Its cookie is as valid as ever, so it is known by its number. A tuple's initial numbers go up
- * (RFC 9293, 3.4.1); a client that draws them otherwise is known by its SYN.
+ * (RFC 9293, 3.4.1); a client that draws them otherwise is known by its SYN. So is the first request of this very
+ * connection, once it has moved.
  */
 static __always_inline int is_older(const struct flow *flow, const struct segment *segment)
 {
+	if (flow->syn_seen == SYN_MOVED && segment->seq - 1 == flow->syn_isn &&
+	    ((segment->ack - 1) & COOKIE_OPTIONS) == flow->options)
+		return 1;
 	if (flow->state == FLOW_CLOSING || flow->state == FLOW_ANSWERED)
 		return 0;
 	return seq_before(segment->seq - 1, flow->isn) &&
-	       !(flow->syn_seen && segment->seq - 1 == flow->syn_isn);
+	       !(flow->syn_seen == SYN_NEWEST && segment->seq - 1 == flow->syn_isn);
 }
 
 /* Data on a recovered flow goes nowhere: see recover.h. What the backend has got already comes again without harm;
@@ -646,6 +650,7 @@ const volatile struct {
 	enum method method;
 	enum no_route_answer no_route;
 	enum first_kind first_kind;
+	enum syn_seen syn_seen;
 	enum shim_kind shim_kind;
 	enum shim_flags shim_flags;
 	struct shim shim;

@@ -1,0 +1,1 @@
+"""Connections that move, through everything that a network can do to their packets."""
