@@ -23,7 +23,7 @@ _WITH_NETWORKS = ("tests/e2e/", "lab/")
 _ALONE = (
     *("tests/e2e/test_background.py", "tests/e2e/test_cleanup.py", "tests/e2e/test_load.py"),
     *("tests/e2e/test_measuring.py", "tests/e2e/test_monitor.py", "tests/e2e/test_sensitivity.py"),
-    *("tests/e2e/test_slowdown.py", "tests/e2e/test_tcp_quality.py"),
+    *("tests/e2e/test_slowdown.py", "tests/e2e/test_tcp_quality.py", "tests/unit/test_libbpf.py"),
 )
 _GROUP = "machine"
 
@@ -69,7 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.nodeid.startswith(_ALONE))  # stable: otherwise as they stand
     for item in items:
         own = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(_GROUP if item.nodeid.startswith(_WITH_NETWORKS) else own))
+        in_group = item.nodeid.startswith((*_WITH_NETWORKS, *_ALONE))
+        item.add_marker(pytest.mark.xdist_group(_GROUP if in_group else own))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

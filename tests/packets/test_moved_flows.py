@@ -4,13 +4,12 @@ import pytest
 
 from packets.bench import BACKENDS, Router, entry
 from packets.frames import Connection, request
+from packets.oracle import FIRST_MOVED, FLOW_MOVING, SYN_MOVED, SYN_NEWEST
 
 ALICE = Connection()
 HEAD = request("/")
 SECOND = request("/api")
 LATER = ALICE.later(SECOND, len(HEAD))
-FLOW_MOVING, FIRST_MOVED = 6, 2
-SYN_NEWEST, SYN_MOVED = 1, 2
 
 
 def moved(router: Router, **changes: int) -> dict[str, int]:

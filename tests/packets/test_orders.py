@@ -34,6 +34,7 @@ from packets.oracle import (
     FLOW_OPEN,
     MAX_ORDERS,
     SHIM_LIFETIME,
+    SYN_MOVED,
     Route,
     Shim,
 )
@@ -71,8 +72,9 @@ def moving(router: Router, **changes: int) -> dict[str, int]:
 
 
 def moved(router: Router, **changes: int) -> dict[str, int]:
-    """And web-1 has said that it is done; what the entry says."""
+    """And web-1 has said that it is done; what the entry says. The handshake's number is kept with the SYN's."""
     numbers = {"state": FLOW_OPEN, "isn": ASKS.seq - 1, "cookie": ASKS.ack - 1, "request_ack": ASKS.ack}
+    numbers |= {"syn_isn": ALICE.isn, "syn_seen": SYN_MOVED}
     return moving(router, **numbers | changes)
 
 
@@ -274,7 +276,8 @@ def test_what_has_moved_moves_back(router: Router) -> None:
     segment = ALICE.later(HEAD, AFTER_API, acked=600)
     router.orders(segment, "ROUTED_MOVED", "api-1", "web-1", cookie=ASKS.ack - 1)
     made = entry(segment, "web", "web-1", first=FIRST_MOVED, state=FLOW_MOVING)
-    numbers = {name: before[name] for name in ("isn", "cookie")} | {"mover": BACKENDS["api-1"].index}
+    kept = ("isn", "cookie", "syn_isn", "syn_seen")
+    numbers = {name: before[name] for name in kept} | {"mover": BACKENDS["api-1"].index}
     assert router.flow(ALICE) == made | numbers | {"body_seq": ASKS.seq + len(API)}
 
 
