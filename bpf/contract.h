@@ -230,12 +230,18 @@ struct maglev_slots {		/* inner maps of `clusters`, an array of maps by cluster 
 	__u16 backend[4];
 };
 
+enum backend_down {
+	BACKEND_UP = 0,
+	BACKEND_DOWN = 1,
+	BACKEND_GIVEN_UP = 2,	/* for so long that whoever has not asked again may be waiting for the rest of an answer */
+};
+
 struct backend {		/* map backends, by index */
 	__be32 address;		/* of the host, where encapsulated packets go; 0: no such backend */
 	__u8 next_hop[6];	/* MAC address */
 	__u8 source[6];		/* MAC address of the interface that leads there, if it is not 0 */
 	__u32 interface;	/* its index; 0: packets leave through the one that they came in on */
-	__u32 down;		/* not 0: its host does not answer; connections go on elsewhere at their next request */
+	__u32 down;		/* enum backend_down: its host does not answer; connections go on elsewhere at their next request */
 };
 
 /*
@@ -513,7 +519,8 @@ enum verdict {
 	TX_TOO_BIG = 81,		/* ICMP "fragmentation needed" to the client, about its packet (XDP_REDIRECT where the
 					 * client is behind another interface) */
 	TX_RESET_RECOVERED = 82,	/* new data on a recovered flow: nobody knows where its next request starts */
-	TX_RESET_DOWN = 84,		/* who waits for an answer of a backend that is down, or sends it the rest of a request */
+	TX_RESET_DOWN = 84,		/* who waits for an answer of a backend that is down, or sends it the rest of a request; and
+				 * once it is given up everybody who has not asked again */
 	TX_RESET_UNMOVED = 83,		/* a request for another backend, after MAX_ORDERS repeated orders */
 
 	/* Router: encapsulated, XDP_TX, or XDP_REDIRECT to another interface */

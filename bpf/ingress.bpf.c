@@ -271,7 +271,8 @@ static __noinline enum verdict on_down(struct xdp_md *ctx, const struct segment 
 {
 	if (segment->flags & TCP_RST)
 		return DROP_DOWN;
-	if (segment->length || segment->flags & TCP_FIN || segment->ack == flow->request_ack)
+	if (segment->length || segment->flags & TCP_FIN || segment->ack == flow->request_ack ||
+	    is_given_up(flow->backend))
 		return send_reset(ctx, segment, TX_RESET_DOWN);
 	return DROP_DOWN;
 }
@@ -650,6 +651,7 @@ const volatile struct {
 	enum method method;
 	enum no_route_answer no_route;
 	enum first_kind first_kind;
+	enum backend_down backend_down;
 	enum syn_seen syn_seen;
 	enum shim_kind shim_kind;
 	enum shim_flags shim_flags;

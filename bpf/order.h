@@ -45,6 +45,13 @@ static __always_inline int is_down(__u32 index)
 	return backend && backend->down;
 }
 
+static __always_inline int is_given_up(__u32 index)
+{
+	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	return backend && backend->down >= BACKEND_GIVEN_UP;
+}
+
 /* Whoever has the same address is the same host: its agent has one server for the VIP. */
 static __always_inline int is_same_host(__u32 one, __u32 other)
 {

@@ -5,7 +5,9 @@ answer says nothing, and would wait for ever. So user space sends each connectio
 whose place in the stream has long been received. Its client acknowledges what it has got so far (RFC 9293, 3.10.7.4),
 and the program resets it if that is no byte of the newest answer. Nothing is reset that has not said so itself.
 
-A client that has got a part of an answer looks like an idle one. It is left alone: its own timeout has to end it.
+A client that has got a part of an answer looks like an idle one. So there is a second stage: once a backend is given
+up, whoever has not asked again by then is reset as well, when he is probed. An idle client notices that, if at all, as
+he does a server's own idle timeout.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from rauta.bpf import BpfObject
 from rauta.bpf.layout import ArrayLayout, StructLayout
 from rauta.segments import ACK, Connection, segment
 
-__all__ = ["connections_of", "probe"]
+__all__ = ["GIVE_UP_SECONDS", "connections_of", "probe"]
 
 _32_BITS = 0xFFFFFFFF
 _WAITING = ("FLOW_OPEN", "FLOW_CLOSING")
+GIVE_UP_SECONDS = 30.0
+"""from a host's failure until it should be given up: what a client that has a part of its answer waits at most"""
 
 
 def connections_of(ingress: BpfObject, backend: int) -> Iterator[tuple[Connection, int, int]]:

@@ -164,8 +164,26 @@ class Router(loading.Loaded):
             if backend in cluster.weights():
                 self._balancer().replace(number, without(cluster, before), without(cluster, self._down))
         value = self.object.maps["backends"].lookup(indices[backend])
-        self.object.maps["backends"].update(indices[backend], value | {"down": int(down)})
+        state = self._down_states["BACKEND_DOWN" if down else "BACKEND_UP"]
+        self.object.maps["backends"].update(indices[backend], value | {"down": state})
         self._write_members()
+
+    def give_up(self, backend: str) -> int:
+        """Resets all connections that a backend which is down still has: whoever has not asked again by now.
+
+        From the network namespace of the router's interfaces, `failing.GIVE_UP_SECONDS` after the failure or so.
+        Returns how many connections there were. RautaError if it is not down.
+        """
+        if backend not in self._down:
+            raise RautaError(f"giving {backend!r} up", "it is not down", "Call set_down first.")
+        index = tables.backend_indices(self.config)[backend]
+        value = self.object.maps["backends"].lookup(index)
+        self.object.maps["backends"].update(index, value | {"down": self._down_states["BACKEND_GIVEN_UP"]})
+        return failing.probe(self.object, index)
+
+    @property
+    def _down_states(self) -> dict[str, int]:
+        return self.object.btf.enum("backend_down")
 
     def probe_down(self, backend: str) -> int:
         """Has the clients of a backend that is down say what they wait for; see rauta.failing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,27 @@ def test_an_idle_connection_survives_the_probe(routed: Bench) -> None:
             assert answer.body == BODY
             assert answer.backend != backend
             assert grown["TX_RESET_DOWN"] == 0, grown
+
+
+def test_whoever_has_a_part_of_an_answer_gets_an_error_when_the_backend_is_given_up(routed: Bench) -> None:
+    with routed.connected() as connection:
+        assert connection.ask("/api/x").backend == "api-1"
+        connection.sock.sendall(request("/api/download"))
+        connection.sock.recv(1000)
+        with failed(routed, "api-1"), routed.network.hosts["router"].entered():
+            router_of(routed).probe_down("api-1")
+            connection.sock.settimeout(0.5)
+            with pytest.raises(TimeoutError):  # more than what was under way does not come
+                read_all(connection.sock)
+            assert router_of(routed).give_up("api-1") >= 1
+            with pytest.raises(ConnectionResetError):
+                connection.sock.recv(1)
+
+
+def read_all(sock: socket.socket) -> None:
+    """Until its end."""
+    while sock.recv(1 << 20):
+        pass
 
 
 def test_a_backend_that_is_back_gets_connections_again(routed: Bench) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ import pytest
 from e2e import signing
 from e2e.bench import HOST, SECONDS, Bench, Conversation, bench, eventually, request
 from e2e.wire import capture, segment, send
-from lab.checks.state import sockets
+from lab.checks.state import ESTABLISHED, sockets
 from lab.contenders.rauta import RunningRauta
 from lab.servers import content
 from rauta import tables
@@ -729,6 +731,30 @@ def test_draining_under_load_loses_no_request(routed: Bench, router: Router, pat
         meanwhile = [backend for asked, got, backend in users.heard if began <= asked and got <= ended]
         assert meanwhile
         assert drained not in meanwhile
+
+
+DRAIN_SECONDS, DRAIN_CONNECTIONS = 3, 200
+
+
+@pytest.mark.usefixtures("may_repeat")
+def test_busy_connections_leave_a_drained_backend_within_a_request(routed: Bench, router: Router) -> None:
+    address, port = routed.vip("shop")
+    argv = ["wrk", "-t1", f"-c{DRAIN_CONNECTIONS}", f"-d{DRAIN_SECONDS}s", "-H", f"Host: {HOST}"]
+
+    def busy(backend: str) -> int:
+        return sum(one.state == ESTABLISHED for one in sockets(routed.network.hosts[backend]))
+
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(routed.client.run, [*argv, f"http://{address}:{port}/web"], timeout=10 * DRAIN_SECONDS)
+        eventually(lambda: busy("web-1") + busy("web-2") == DRAIN_CONNECTIONS, "all connections to be there")
+        assert busy("web-1") > DRAIN_CONNECTIONS / 4
+        grown = routed.growth()
+        router.set_weights("web", {"web-1": 0})
+        eventually(lambda: busy("web-1") == 0, "the drained backend to be empty", seconds=1)
+        assert busy("web-2") == DRAIN_CONNECTIONS
+        said = load.result().stdout
+    assert not re.search("Socket errors|Non-2xx", said), said
+    assert grown["TX_RESET_UNMOVED"] == 0, grown
 
 
 @pytest.mark.usefixtures("may_repeat")

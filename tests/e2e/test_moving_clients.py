@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import socket
@@ -23,6 +24,8 @@ from lab.topology import Host
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
 
+LONG = bool(os.environ.get("RAUTA_LONG"))
+"""`make test-long`: with the client that takes longest to install, too"""
 PORT = 8080
 """of the servers"""
 POOL_PORT = 9080
@@ -129,6 +132,74 @@ def test_aiohttp_alternates_on_connections_of_its_pool(routed: Bench) -> None:
     assert grown["ROUTED_FIRST"] == connections, grown
     assert grown["requests_routed"] == 5 * TURNS, grown
     assert grown["ROUTED_MOVED"] > TURNS, grown
+
+
+NODE_SCRIPT = """\
+const dns = require("dns");
+dns.lookup = (name, options, done) => options.all ? done(null, [{address: "ADDRESS", family: 4}])
+                                                  : done(null, "ADDRESS", 4);
+(async () => {
+  const said = [];
+  for (const path of PATHS) {
+    const body = path.startsWith("/web") ? "x".repeat(3000) : undefined;
+    const answer = await fetch("http://HOST:PORT" + path, {method: body ? "POST" : "GET", body});
+    await answer.text();
+    said.push([answer.status, answer.headers.get("x-backend"), answer.headers.get("x-received")]);
+    await new Promise(done => setTimeout(done, 3)); // its connection is free a moment later
+  }
+  console.log(JSON.stringify(said));
+  process.exit(0);
+})();
+"""
+
+
+def test_nodes_fetch_alternates_on_one_connection(routed: Bench, tmp_path: Path) -> None:
+    address, port = routed.vip("shop")
+    script = tmp_path / "alternate.js"
+    text = NODE_SCRIPT.replace("ADDRESS", str(address)).replace("HOST:PORT", f"{HOST}:{port}")
+    script.write_text(text.replace("PATHS", json.dumps(PATHS)))
+    check = moved_on_one_connection(routed)
+    said = json.loads(routed.client.run(["node", str(script)], timeout=SECONDS + GRACE).stdout)
+    assert [status for status, _, _ in said] == [200] * TURNS
+    assert all(is_of(routed, backend, path) for (_, backend, _), path in zip(said, PATHS, strict=True))
+    assert [received for _, _, received in said] == ["3000", None] * (TURNS // 2)
+    check()
+
+
+CHROMIUM = (
+    *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=20000", "--dump-dom"),
+)
+CHROMIUM_PAGE = """\
+<body>asking<script>
+(async () => {
+  let answered = 0;
+  for (const path of PATHS) {
+    const answer = await fetch("http://HOST:PORT" + path + "?" + Math.random(), {mode: "no-cors"});
+    if (answer.type === "opaque") answered++;
+  }
+  document.body.textContent = "answered " + answered;
+})();
+</script></body>
+"""
+CHROMIUM_SECONDS = 60.0
+
+
+if LONG:
+
+    def test_chromium_alternates_on_its_connections(routed: Bench, tmp_path: Path) -> None:
+        """A page from elsewhere gets no answer's bytes to see, but the browser reads them; the counters say how."""
+        address, port = routed.vip("shop")
+        file = tmp_path / "page.html"
+        file.write_text(CHROMIUM_PAGE.replace("HOST:PORT", f"{HOST}:{port}").replace("PATHS", json.dumps(PATHS)))
+        grown = routed.growth()
+        rules = f"--host-resolver-rules=MAP {HOST} {address}"
+        argv = [*CHROMIUM, rules, f"--user-data-dir={tmp_path / 'profile'}", f"file://{file}"]
+        said = routed.client.run(argv, timeout=CHROMIUM_SECONDS).stdout
+        assert f"answered {TURNS}" in said, said
+        assert grown["requests_routed"] >= TURNS, grown
+        assert grown["ROUTED_MOVED"] >= TURNS - 4, grown
+        assert (grown["TX_RESET_UNMOVED"], grown["AGENT_UNMOVABLE"]) == (0, 0), grown
 
 
 WRK_SCRIPT = """\
