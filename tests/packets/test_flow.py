@@ -244,6 +244,18 @@ def test_the_body_is_forwarded_whatever_it_says(router: Router, at: int, length:
     assert router.flow(ALICE) == before
 
 
+def test_a_body_that_consists_of_request_heads_is_a_body_wherever_it_is_split(router: Router) -> None:
+    """Its heads name another cluster: one byte too few before the next request's place, and the connection moved."""
+    body = request("/api/x") * 2 + request("/api/y", "Content-Length: 9", method="POST")
+    head = request("/", f"Content-Length: {len(body)}", method="POST")
+    for split in range(len(body)):
+        connection = Connection(port=20_000 + split)
+        backend = router.backend_of("web", connection)
+        router.opens(connection.data(head + body[:split]), "web")
+        router.forwards(connection.data(body[split:], len(head) + split), "FORWARDED", backend)
+        router.object.maps["flows"].clear()
+
+
 def test_a_keepalive_probe_on_a_known_connection_is_forwarded(router: Router) -> None:
     known(router)
     router.forwards(ALICE.ack(AFTER_HEAD - 1, acked=500), "FORWARDED", "web-1")
