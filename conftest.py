@@ -64,6 +64,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that need the network to themselves into one group, the others into one a file."""
     items.sort(key=lambda item: item.nodeid.startswith(_ALONE))  # stable: otherwise as they stand

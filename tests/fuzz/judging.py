@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from packets.bench import CLUSTERS
 from packets.oracle import Route
 
 from fuzz import reading
@@ -53,10 +54,11 @@ def judged_by_rules(case: Case) -> Iterator[str]:
 def judged_by_next(case: Case, following: str, before: Outcome, behind: Outcome, exactly: Outcome) -> Iterator[str]:
     """How later requests to `following`'s routes fared, in words: one byte too early, one too late, in their place."""
     for where, outcome in (("early", before), ("late", behind)):
-        if outcome.kind == "routed":
+        if outcome.kind in ("routed", "moved"):
             yield f"takes a later request for one that comes a byte too {where}"
-    if (exactly.kind == "routed") != (case.outcome.cluster == following):
-        yield f"is in {case.outcome.cluster}, and a later request to {following} was {exactly.kind}"
+    kind = "routed" if case.outcome.cluster == following else "moved" if any(CLUSTERS[following].values()) else "reset"
+    if exactly.kind != kind or (kind != "reset" and exactly.cluster != following):
+        yield f"is in {case.outcome.cluster}, and a later request to {following} was {exactly.kind} {exactly.cluster}"
 
 
 # ---- against servers ------------------------------------------------------------------------------------

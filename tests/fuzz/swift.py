@@ -23,7 +23,9 @@ from rauta.bpf import Program, _lib
 ROUND = 256  # heads, each on a connection of its own
 CAPACITY = 4096
 OUTER = 20
-IPIP, ICMP = 4, 1
+IPIP, ICMP, SHIM = 4, 1, 253
+SHIM_LENGTH, SHIM_FIRST = 24, 8
+"""bytes of struct shim, and where in an order the new backend's address stands"""
 _CLUSTER_OF = {
     oracle.be32(BACKENDS[name].address): cluster for cluster, weights in CLUSTERS.items() for name in weights
 }
@@ -32,11 +34,11 @@ _CLUSTER_NAMES = {index: name for name, index in INDEX.items()}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the router did with a head. `kind`: "routed", "answered" (with a status), "reset", "too big", "dropped", or
-    "passed" up, to the fallback if there is one.
+    """What the router did with a head. `kind`: "routed", "moved", "answered" (with a status), "reset", "too big",
+    "dropped", or "passed" up, to the fallback if there is one.
 
-
-    Of a routed one: its cluster, and the length of its head and its body, as the flow entry has them.
+    Of a routed one, and of one that moves its connection, its cluster; of a routed one the length of its head and its
+    body, too, as the flow entry has them.
     """
 
     kind: str
@@ -175,6 +177,11 @@ def _outcome_of(frame: bytes, code: int, output: bytes) -> Outcome:
     if output[23] == IPIP:
         assert output[ETHERNET_HEADER + OUTER :] == frame[ETHERNET_HEADER:]
         return Outcome("routed", cluster=_CLUSTER_OF[int.from_bytes(output[30:34], "little")])
+    if output[23] == SHIM:
+        shim = ETHERNET_HEADER + OUTER
+        assert output[shim + SHIM_LENGTH :] == frame[ETHERNET_HEADER:]
+        target = int.from_bytes(output[shim + SHIM_FIRST : shim + SHIM_FIRST + 4], "little")
+        return Outcome("moved", cluster=_CLUSTER_OF[target])
     if output[23] == ICMP:
         return Outcome("too big")
     if output[47] & 0x04:
@@ -190,6 +197,8 @@ def _kind_of(verdict: str) -> str:
         return "too big"
     if verdict.startswith("TX_"):
         return "reset" if "RESET" in verdict else "answered"
+    if verdict in ("ROUTED_MOVED", "FORWARDED_ORDER", "FORWARDED_EARLY"):
+        return "moved"
     if verdict.startswith(("ROUTED_", "FORWARDED")):
         return "routed"
     return "dropped" if verdict.startswith("DROP_") else "passed"

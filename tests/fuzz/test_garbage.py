@@ -40,7 +40,7 @@ from fuzz.garbage import (
     without_tags,
 )
 from fuzz.heads import world
-from fuzz.swift import SwiftProgram, SwiftRouter
+from fuzz.swift import SHIM, SHIM_FIRST, SHIM_LENGTH, SwiftProgram, SwiftRouter
 from rauta.bpf import skb_context
 
 LONG = bool(os.environ.get("RAUTA_LONG"))
@@ -135,6 +135,8 @@ def sound(frame: bytes, code: int, output: bytes) -> bool:
         return False
     if packet[9] == IPIP:
         return is_carried(bare_in, bare_out, FALLBACK.address if code == XDP_PASS else None)
+    if packet[9] == SHIM:
+        return code == XDP_TX and is_order(bare_in, bare_out)
     if packet[9] == ICMP:
         return code == XDP_TX and is_too_big(bare_in, bare_out)
     return code == XDP_TX and is_answer(bare_in, bare_out)
@@ -155,6 +157,14 @@ def is_carried(frame: bytes, output: bytes, destination: str | None) -> bool:
     if destination is not None:
         return to == oracle.be32(destination) and output[:12] == frame[:12]
     return output[:6] == backends.get(to) and output[6:12] == frame[:6] and len(output) - 14 <= 1500
+
+
+def is_order(frame: bytes, output: bytes) -> bool:
+    """The packet as it was, behind a shim with an order, to a backend, about moving to another one."""
+    backends = {oracle.be32(backend.address) for backend in BACKENDS.values()}
+    to, target = (int.from_bytes(output[at : at + 4], "little") for at in (30, 34 + SHIM_FIRST))
+    carried = output[:34] + output[34 + SHIM_LENGTH :]
+    return is_carried(frame, carried, None) and len(output) - 14 <= 1500 and {to, target} <= backends and to != target
 
 
 def is_answer(frame: bytes, output: bytes) -> bool:

@@ -168,9 +168,12 @@ def test_a_router_that_routes_what_may_not_be_is_told() -> None:
 
 
 def test_so_is_one_that_looks_for_the_next_request_elsewhere() -> None:
-    case, here, gone = Case(world(0), NONE, read_head(NONE), RIGHT), Outcome("routed"), Outcome("reset")
+    case, here, gone = Case(world(0), NONE, read_head(NONE), RIGHT), Outcome("routed", cluster="web"), Outcome("reset")
+    there = Outcome("moved", cluster="api")
     assert not list(judging.judged_by_next(case, "web", gone, gone, here))
-    assert not list(judging.judged_by_next(case, "api", gone, gone, gone))
-    for outcomes in ((here, gone, here), (gone, here, here), (gone, gone, gone)):
+    assert not list(judging.judged_by_next(case, "api", gone, gone, there))
+    assert not list(judging.judged_by_next(case, "drained", gone, gone, gone))
+    for outcomes in ((here, gone, here), (gone, there, here), (gone, gone, gone), (gone, gone, there)):
         assert list(judging.judged_by_next(case, "web", *outcomes))
-    assert list(judging.judged_by_next(case, "api", gone, gone, here))
+    for exactly in (here, gone, Outcome("moved", cluster="web")):
+        assert list(judging.judged_by_next(case, "api", gone, gone, exactly))
