@@ -36,7 +36,7 @@ demo: | root setup ## Route real requests between namespaces, prove it, measure 
 
 .PHONY: test
 test: | root setup ## Run all tests: units, packets, real traffic, the smoke profile of each scenario.
-	@$(python) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(python) -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-long
 test-long: | root setup chromium ## Run the long form of those tests that have one.

@@ -64,14 +64,21 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that need the network to themselves into one group, the others into one a file."""
+    """Those that need the machine to themselves come last."""
     items.sort(key=lambda item: item.nodeid.startswith(_ALONE))  # stable: otherwise as they stand
-    for item in items:
-        own = item.nodeid.partition("::")[0]
-        in_group = item.nodeid.startswith((*_WITH_NETWORKS, *_ALONE))
-        item.add_marker(pytest.mark.xdist_group(_GROUP if in_group else own))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that build networks or take times go to one worker, one by one; of the others each file does."""
+    from xdist.scheduler import LoadScopeScheduling  # only there with -n
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _GROUP if nodeid.startswith((*_WITH_NETWORKS, *_ALONE)) else nodeid.partition("::")[0]
+
+    return Groups(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
