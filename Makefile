@@ -39,14 +39,10 @@ test: | root setup ## Run all tests: units, packets, real traffic, the smoke pro
 	@$(python) -m pytest -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-long
-test-long: | root setup chromium ## Run the long form of those tests that have one.
+test-long: | root setup ## Run the long form of those tests that have one.
+	@command -v chromium >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium
 	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py tests/e2e/test_moves.py tests/e2e/test_moves_lossy.py \
 		tests/e2e/test_moving_clients.py tests/moves tests/packets/test_guesses.py tests/packets/test_memory.py $(PYTEST_ARGS)
-
-# A client of the long form alone, and as large as all other packages together.
-.PHONY: chromium
-chromium:
-	@command -v chromium >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium
 
 .PHONY: fuzz
 fuzz: | root setup ## Read a million request heads, and as many frames, as servers do; the seed is printed.

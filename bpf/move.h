@@ -258,7 +258,8 @@ static __noinline enum verdict on_order(struct __sk_buff *skb, const struct bond
 static __always_inline int is_late(const struct mapping *known, const struct mapping *mapping)
 {
 	return known && known->origin == mapping->origin && known->vip == mapping->vip &&
-	       (known->state == MAPPING_MOVED || !same_connection(known, mapping)) && (__s32)(mapping->request - known->request) <= 0;
+	       (known->state == MAPPING_MOVED || !same_connection(known, mapping)) &&
+	       (__s32)(mapping->request - known->request) <= 0;
 }
 
 static __noinline enum verdict adopt(struct __sk_buff *skb, const struct bond *order, const struct shim *shim,

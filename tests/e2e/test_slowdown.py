@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,8 @@ CHOICE = ["--only", "program-next", "--only", "keepalive"]
 SHORT = ["plan.rounds=12", "plan.warmup=50ms", "measure.keepalive.duration=150ms"]
 ANY_MACHINE = ["valid.foreign_cpu=null", "valid.steal=null"]
 """disturbed samples count, too"""
-FEW_NS = "for (int i = 0; i < 3; i++) bpf_ktime_get_ns();"
-"""75 to 90 ns: a fifth of a frame's time, or a third, as the machine is. Nothing on the stack, which is full"""
+FEW_NS = "for (int i = 0; i < 8; i++) bpf_ktime_get_ns();"
+"""200 to 250 ns: half of a frame's time, or as much again, as the machine is. Nothing on the stack, which is full"""
 MANY_NS = "volatile __u64 wasted = 0; for (int i = 0; i < 400; i++) wasted += bpf_ktime_get_ns();"
 """about 10 us a packet: more than a request takes otherwise"""
 BODIES = {
@@ -33,7 +34,10 @@ BODIES = {
     "agent": "int rauta_agent_egress(struct __sk_buff *skb)\n{\n",
 }
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loading programs needs root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="loading programs needs root"),
+    pytest.mark.timeout(600),
+]
 
 
 class Copy:
@@ -76,12 +80,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return Copy(tmp_path_factory.mktemp("copy"))
 
 
-@pytest.fixture(scope="module")
-def before(copy: Copy) -> Kept:
-    return copy.run()
+TRIES = 2
+"""A program's time moves by a third for a minute or two where a machine is shared: what is seen is to be seen again"""
 
 
-def after(copy: Copy, before: Kept, program: str, waste: str) -> tuple[Comparison, list[Attribution]]:
+def compared(copy: Copy, before: Kept, program: str, waste: str) -> tuple[Comparison, list[Attribution]]:
+    """A run with a seeded change, held against one without; and what it is put down to."""
     copy.slow_down(program, waste)
     try:
         found = compare(before, copy.run())
@@ -90,17 +94,30 @@ def after(copy: Copy, before: Kept, program: str, waste: str) -> tuple[Compariso
     return found, [one for one in attribute(found.changes) if one.outcome is Outcome.WORSE]
 
 
-def test_in_the_routers_program(copy: Copy, before: Kept) -> None:
-    found, worse = after(copy, before, "ingress", FEW_NS)
-    (change,) = (one for one in found.changes if one.metric == "program-next" and one.contender == "rauta")
-    assert change.outcome is Outcome.WORSE
-    assert 1.1 < change.change.value < 1.5
-    assert [(one.contender, one.layer) for one in worse] == [("rauta", "bpf")]
+def seen(copy: Copy, program: str, waste: str, expected: Callable[[Comparison, list[Attribution]], bool]) -> None:
+    """Whether the change is found as expected, at one of two tries."""
+    told = []
+    for _ in range(TRIES):
+        found, worse = compared(copy, copy.run(), program, waste)
+        if expected(found, worse):
+            return
+        told.append([(one.metric, one.contender, one.outcome.value, one.change.value) for one in found.changes])
+    pytest.fail(f"the change was not found as it should be: {told}")
 
 
-def test_in_the_agent_of_the_backends(copy: Copy, before: Kept) -> None:
-    found, worse = after(copy, before, "agent", MANY_NS)
-    outcomes = {one.metric: one.outcome for one in found.changes if one.contender == "rauta"}
-    assert outcomes["keepalive"] is Outcome.WORSE
-    assert outcomes["program-next"] is not Outcome.WORSE
-    assert [(one.contender, one.layer) for one in worse] == [("rauta", "http")]
+def test_in_the_routers_program(copy: Copy) -> None:
+    def expected(found: Comparison, worse: list[Attribution]) -> bool:
+        (change,) = (one for one in found.changes if one.metric == "program-next" and one.contender == "rauta")
+        as_large = change.outcome is Outcome.WORSE and 1.2 < change.change.value < 3
+        return as_large and [(one.contender, one.layer) for one in worse] == [("rauta", "bpf")]
+
+    seen(copy, "ingress", FEW_NS, expected)
+
+
+def test_in_the_agent_of_the_backends(copy: Copy) -> None:
+    def expected(found: Comparison, worse: list[Attribution]) -> bool:
+        outcomes = {one.metric: one.outcome for one in found.changes if one.contender == "rauta"}
+        in_http = outcomes["keepalive"] is Outcome.WORSE and outcomes["program-next"] is not Outcome.WORSE
+        return in_http and [(one.contender, one.layer) for one in worse] == [("rauta", "http")]
+
+    seen(copy, "agent", MANY_NS, expected)
