@@ -41,7 +41,7 @@ test: | root setup ## Run all tests: units, packets, real traffic, the smoke pro
 .PHONY: test-long
 test-long: | root setup ## Run the long form of those tests that have one.
 	@command -v chromium >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium
-	@RAUTA_LONG=1 $(python) -m pytest tests/e2e/test_sensitivity.py tests/e2e/test_moves.py tests/e2e/test_moves_lossy.py \
+	@RAUTA_LONG=1 RAUTA_MANY=10000000 $(python) -m pytest tests/e2e/test_sensitivity.py tests/e2e/test_moves.py tests/e2e/test_moves_lossy.py tests/e2e/test_moves_many.py \
 		tests/e2e/test_moving_clients.py tests/moves tests/packets/test_guesses.py tests/packets/test_memory.py $(PYTEST_ARGS)
 
 .PHONY: fuzz
