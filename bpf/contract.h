@@ -55,7 +55,6 @@
 #define OUTER_ID_REQUEST 0x0002	/* a later request starts with the payload */
 #define OUTER_ID_HEAD	0x0004	/* and its method is HEAD */
 #define OUTER_ID_BEYOND	0x0004	/* without OUTER_ID_REQUEST: behind a request that is being moved, only for whom it moves to */
-#define OUTER_ID_HINTS	0x0006
 #define OUTER_ID_CONNECTION 0xfff8
 #define outer_id(cookie) ((__u16)((cookie) >> 16 & OUTER_ID_CONNECTION))
 #define OUTER_ID_NEW	0x8000

@@ -295,20 +295,6 @@ static __always_inline int note_order(const struct entry *entry, const struct se
 			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
 }
 
-/* The request with these numbers goes to another backend without the old one, which is down. */
-static __always_inline int note_adoption(const struct entry *entry, const struct segment *segment,
-					 const struct request *request, __u32 cluster)
-{
-	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_MOVED;
-			   flow->isn = segment->seq - 1; flow->cookie = segment->ack - 1; flow->cluster = cluster;
-			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
-}
-
-static __always_inline int note_order_again(const struct entry *entry)
-{
-	return CHANGE_FLOW(entry, flow->answer++);
-}
-
 /* The flow moves, and its identity with it. That of its handshake stays known, unless a newer SYN was seen: its first
  * request may come again. */
 static __always_inline void keep_origin(struct flow *flow)
@@ -317,6 +303,21 @@ static __always_inline void keep_origin(struct flow *flow)
 		return;
 	flow->syn_isn = flow->isn;
 	flow->syn_seen = SYN_MOVED;
+}
+
+/* The request with these numbers goes to another backend without the old one, which is down. */
+static __always_inline int note_adoption(const struct entry *entry, const struct segment *segment,
+					 const struct request *request, __u32 cluster)
+{
+	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_MOVED;
+			   keep_origin(flow); flow->isn = segment->seq - 1; flow->cookie = segment->ack - 1;
+			   flow->cluster = cluster;
+			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
+}
+
+static __always_inline int note_order_again(const struct entry *entry)
+{
+	return CHANGE_FLOW(entry, flow->answer++);
 }
 
 /* The request with these numbers has moved the flow. */

@@ -152,7 +152,7 @@ static __always_inline enum verdict move_away(struct __sk_buff *skb, struct tcp_
 	struct mapping moved;
 
 	mapping->state = MAPPING_MOVED;
-	__sync_fetch_and_add(&mapping->left, 0);
+	__sync_fetch_and_add(&mapping->left, 0); /* a full barrier: egress sees it before the socket is looked at */
 	if (!is_at_rest(tcp, mapping, order)) {
 		mapping->state = MAPPING_OPEN;
 		return AGENT_DROP_BUSY;
@@ -285,10 +285,22 @@ static __noinline enum verdict adopt(struct __sk_buff *skb, const struct bond *o
 	return open_connection(skb, local, &mapping, header_length);
 }
 
+/* The server on this host that the packet inside is for: *local is its tuple. 0, or -1: there is none. */
+static __always_inline int find_server(const struct bond *order, struct tuple *local)
+{
+	struct vip_key key = { .address = order->tuple.server, .port = order->tuple.server_port };
+	const struct service *service = bpf_map_lookup_elem(&services, &key);
+
+	if (!service || service->address != order->to)
+		return -1;
+	*local = order->tuple;
+	local->server = service->address;
+	local->server_port = service->port;
+	return 0;
+}
+
 static __noinline enum verdict receive_shim(struct __sk_buff *skb)
 {
-	const struct service *service;
-	struct vip_key key = {};
 	struct shimmed packet;
 	struct tuple local;
 	struct bond bond;
@@ -298,16 +310,10 @@ static __noinline enum verdict receive_shim(struct __sk_buff *skb)
 	if ((packet.outer.saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	bind_to(&packet, &bond);
-	key.address = bond.tuple.server;
-	key.port = bond.tuple.server_port;
-	service = bpf_map_lookup_elem(&services, &key);
-	if (!service || service->address != bond.to)
+	if (find_server(&bond, &local))
 		return AGENT_DROP_NOT_SERVED;
 	if (!is_sealed_shim(&packet.shim, &bond))
 		return AGENT_DROP_ORDER;
-	local = bond.tuple;
-	local.server = service->address;
-	local.server_port = service->port;
 	if (packet.shim.kind == SHIM_MOVE)
 		return on_order(skb, &bond, &packet.shim, &local);
 	if (packet.shim.kind == SHIM_ADOPT)
@@ -318,8 +324,6 @@ static __noinline enum verdict receive_shim(struct __sk_buff *skb)
 /* The clone of an order that was carried out: it becomes the reset of the socket that the connection has left. */
 static __noinline enum verdict reset_moved(struct __sk_buff *skb)
 {
-	const struct service *service;
-	struct vip_key key = {};
 	struct headers headers;
 	struct shimmed packet;
 	struct tuple local;
@@ -328,14 +332,8 @@ static __noinline enum verdict reset_moved(struct __sk_buff *skb)
 	if (!read_shimmed(skb, &packet))
 		return AGENT_DROP_MALFORMED;
 	bind_to(&packet, &bond);
-	key.address = bond.tuple.server;
-	key.port = bond.tuple.server_port;
-	service = bpf_map_lookup_elem(&services, &key);
-	if (!service)
+	if (find_server(&bond, &local))
 		return AGENT_DROP_NOT_SERVED;
-	local = bond.tuple;
-	local.server = service->address;
-	local.server_port = service->port;
 	if (unwrap(skb, &bond, &local) || !find_headers(skb, &headers) || write_reset(skb, &headers, bond.seq))
 		return AGENT_DROP_MALFORMED;
 	return AGENT_MOVED;

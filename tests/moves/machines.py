@@ -17,6 +17,7 @@ import struct
 import subprocess
 import termios
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -55,7 +56,7 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
-class Machine:
+class Machine(ABC):
     """States by number, and the steps between them that have been run."""
 
     def __init__(self) -> None:
@@ -77,9 +78,9 @@ class Machine:
             done = self.steps[state, event] = self.run(state, event)
         return done
 
+    @abstractmethod
     def run(self, state: int, event: Any) -> Step:
         """Run for the first time."""
-        raise NotImplementedError
 
 
 class RouterMachine(Machine):

@@ -679,12 +679,16 @@ def test_the_connections_first_request_again_goes_nowhere(router: Router) -> Non
 
 @pytest.mark.parametrize("segment", REQUESTS.values(), ids=REQUESTS)
 def test_the_next_request_goes_on_without_it(router: Router, segment: Segment) -> None:
+    """And a late duplicate of the connection's first request is still known for what it is."""
     known(router)
     router.take_down("web-1")
     router.adopts(segment, "ROUTED_MOVED", "api-1")
-    numbers = {"isn": segment.seq - 1, "cookie": segment.ack - 1}
+    numbers = {"isn": segment.seq - 1, "cookie": segment.ack - 1, "syn_isn": ALICE.isn, "syn_seen": SYN_MOVED}
     state = FLOW_CLOSING if "F" in segment.flags else FLOW_OPEN
-    assert router.flow(ALICE) == ordered_entry(segment, state=state) | numbers
+    adopted = ordered_entry(segment, state=state) | numbers
+    assert router.flow(ALICE) == adopted
+    router.drops(ALICE.data(HEAD), "DROP_REPLAYED")
+    assert router.flow(ALICE) == adopted
 
 
 @pytest.mark.parametrize("acked", [300, 900])
