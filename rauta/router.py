@@ -163,16 +163,16 @@ class Router(loading.Loaded):
         for number, cluster in enumerate(self.config.clusters):
             if backend in cluster.weights():
                 self._balancer().replace(number, without(cluster, before), without(cluster, self._down))
+        self._write_members()  # first, so that no request goes to one that is known to be down
         value = self.object.maps["backends"].lookup(indices[backend])
         state = self._down_states["BACKEND_DOWN" if down else "BACKEND_UP"]
         self.object.maps["backends"].update(indices[backend], value | {"down": state})
-        self._write_members()
 
     def give_up(self, backend: str) -> int:
         """Resets all connections that a backend which is down still has: whoever has not asked again by now.
 
         From the network namespace of the router's interfaces, `failing.GIVE_UP_SECONDS` after the failure or so.
-        Returns how many connections there were. RautaError if it is not down.
+        Returns how many clients were probed for that. RautaError if it is not down.
         """
         if backend not in self._down:
             raise RautaError(f"giving {backend!r} up", "it is not down", "Call set_down first.")
