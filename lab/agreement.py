@@ -18,10 +18,10 @@ from lab import contenders as known_contenders
 from lab.background import SynFlood
 from lab.samples import CPU_QUANTITIES, QUANTILES, STATISTICS, Quantity
 from lab.topology import ATTACKER, FABRIC
-from lab.units import SECONDS
 from lab.wiring import ATTACKER_ADDRESS, CLIENT_ADDRESS, OTHERS, ROUTER_ADDRESS, SUBNET, SWITCHES
 from rauta.config import Config
 from rauta.mistakes import Location, Mistake, explain
+from rauta.units import SECONDS
 
 if TYPE_CHECKING:
     from lab.background import Background, Load

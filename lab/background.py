@@ -29,7 +29,8 @@ from lab.flood import Flood, cpu_time, flooding
 from lab.interfaces import Running, Watch
 from lab.process import Process, wait_until
 from lab.samples import Better, Quantity
-from lab.units import PerSecond, Share, Size
+from lab.units import PerSecond, Size
+from rauta.units import Share
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario

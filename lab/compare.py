@@ -32,7 +32,7 @@ from lab.judging import Floors, floor_key
 from lab.kept import Kept
 from lab.samples import QUANTILES, Better, Quantity, Sample
 from lab.statistics import Estimate
-from lab.units import SECONDS
+from rauta.units import SECONDS
 
 RESOLUTION = 0.05
 CONFIDENCE = 0.95

@@ -14,7 +14,7 @@ from rich.table import Table
 from lab.doctor import Finding
 from lab.matrix import label
 from lab.results import CheckRecord
-from lab.units import SECONDS
+from rauta.units import SECONDS
 
 COLOURS = {
     "pass": "green",

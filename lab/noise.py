@@ -18,7 +18,7 @@ from lab.results import Record
 from lab.samples import QUANTILES, Sample
 from lab.scenario import Scenario
 from lab.statistics import Estimate
-from lab.units import SECONDS
+from rauta.units import SECONDS
 
 CONFIDENCE = 0.95
 

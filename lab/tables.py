@@ -14,7 +14,7 @@ from lab.kept import Kept
 from lab.matrix import label
 from lab.samples import QUANTILES, Quantity, Sample
 from lab.statistics import Estimate
-from lab.units import SECONDS
+from rauta.units import SECONDS
 
 CONFIDENCE = 0.95
 JUDGED = "rauta"

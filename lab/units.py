@@ -1,34 +1,24 @@
 """Sizes, durations and rates as people write them in scenarios: ``13B``, ``5MB``, ``300ms``, ``200ns``, ``1M``.
 
-``Size``, ``Duration``, ``PerSecond``, ``Share`` and ``Limit`` are types for pydantic models; a ``Quantity`` keeps its
+``Size``, ``PerSecond`` and ``Limit`` are types, as those of rauta.units, for pydantic models; a ``Quantity`` keeps its
 unit, because a target's ``10us`` must be compared with a measure in ns, and ``1M`` with one in requests/s.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from rauta.units import SECONDS, Share, split
+
 SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 BITRATES = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+_SHARE = TypeAdapter(Share)
 COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-
-_QUANTITY = re.compile(r"\s*(-?[0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
-
-
-def _split(value: object) -> tuple[float, str]:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value), ""
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a number with a unit")
-    return float(match[1]), match[2]
 
 
 def _one_of(units: dict[str, Any]) -> str:
@@ -36,31 +26,15 @@ def _one_of(units: dict[str, Any]) -> str:
 
 
 def _parse_size(value: object) -> int:
-    number, unit = _split(value)
+    number, unit = split(value)
     if unit not in SIZES or number < 0:
         raise ValueError(f"{value!r} is not a size (allowed: a number with {_one_of(SIZES)})")
     return round(number * SIZES[unit])
 
 
-def _parse_duration(value: object) -> float:
-    number, unit = _split(value)
-    if unit not in SECONDS or number < 0:
-        raise ValueError(f"{value!r} is not a duration (allowed: a number with {_one_of(SECONDS)})")
-    return number * SECONDS[unit]
-
-
-def _parse_share(value: object) -> float:
-    text = value.strip() if isinstance(value, str) else value
-    number, unit = _split(text.removesuffix("%") if isinstance(text, str) else text)
-    share = number / 100 if isinstance(text, str) and text.endswith("%") else number
-    if unit or not 0 <= share <= 1:
-        raise ValueError(f"{value!r} is not a share (allowed: 0% to 100%, or 0 to 1)")
-    return share
-
-
 def _parse_limit(value: object) -> float:
     try:
-        return _parse_share(value.strip().removeprefix("<") if isinstance(value, str) else value)
+        return _SHARE.validate_python(value.strip().removeprefix("<") if isinstance(value, str) else value)
     except ValueError:
         raise ValueError(f"{value!r} is not a limit (allowed: a share such as < 5%)") from None
 
@@ -72,16 +46,9 @@ Size = Annotated[
 ]
 """Bytes, written as ``13B`` or ``5MB``."""
 
-Duration = Annotated[
-    float,
-    BeforeValidator(_parse_duration),
-    WithJsonSchema({"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(ns|us|ms|s|m|h)$", "examples": ["300ms"]}),
-]
-"""Seconds, written as ``300ms`` or ``5m``."""
-
 
 def _parse_bitrate(value: object) -> float:
-    number, unit = _split(value)
+    number, unit = split(value)
     if unit not in BITRATES or number <= 0:
         raise ValueError(f"{value!r} is not a rate (allowed: a number with {_one_of(BITRATES)})")
     return number * BITRATES[unit]
@@ -112,11 +79,6 @@ PerSecond = Annotated[
 ]
 """So many a second, written as ``500k``."""
 
-Share = Annotated[
-    float, BeforeValidator(_parse_share), WithJsonSchema({"type": ["string", "number"], "examples": ["1%"]})
-]
-"""0 to 1, written as ``5%`` or ``0.05``."""
-
 Limit = Annotated[float, BeforeValidator(_parse_limit), WithJsonSchema({"type": "string", "examples": ["< 5%"]})]
 """A share that must not be reached, written as ``< 5%``."""
 
@@ -133,7 +95,7 @@ class Quantity:
         """Raises ValueError when it is no number, or has a unit that is neither a time nor k, M, G."""
         if isinstance(text, Quantity):
             return text
-        number, unit = _split(text)
+        number, unit = split(text)
         if unit in COUNTS:
             return cls(number * COUNTS[unit], "")
         if unit in SECONDS:

@@ -26,7 +26,7 @@ from lab import statistics
 from lab.histogram import Histogram
 from lab.samples import QUANTILES, Quantity, Sample
 from lab.statistics import Estimate
-from lab.units import SECONDS
+from rauta.units import SECONDS
 
 if TYPE_CHECKING:
     from lab.scenario import Target, Valid

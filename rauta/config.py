@@ -5,6 +5,12 @@
     flows: 131072                              # size of the flow table
     recovery: {port: 21057, rate: 1000}        # may be left out: ask the backends about flows that are not in it
     fallback: {port: 8000}                     # optional: the proxy on the router's host, see docs/fallback.md
+    capacity: {routes: 4096, hosts: 1024}      # may be left out: what the tables have room for, see docs/running.md
+    interfaces: [eth0]                         # optional; or on the command line, or RAUTA_INTERFACE
+    mode: best-effort                          # or: native; or: generic; or RAUTA_XDP_MODE
+    secrets: {file: /etc/rauta/secrets.yaml, rotate: 24h}
+    metrics: {listen: "127.0.0.1:9477", agents: "0.0.0.0:9478"}
+    traces: {endpoint: "http://127.0.0.1:4318/v1/traces", one_in: 1000}
     vips:
       - name: shop
         address: 198.18.100.80
@@ -15,6 +21,7 @@
           - {host: shop.test, exact: /health, method: GET, cluster: web}   # host and method may be left out
     clusters:
       - name: web
+        health: {http: /health, interval: 2s, timeout: 1s, rise: 2, fall: 3}   # without `http`: a TCP connection
         backends:
           - {name: web-1, address: 198.18.0.11, port: 8080, weight: 1}     # weight 0: drained
 
@@ -28,22 +35,38 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from rauta import paths, references
-from rauta.contract import MAX_CLUSTERS, MAX_VIPS
+from rauta.contract import MAX_CLUSTERS, MAX_ROUTES, MAX_VIPS
 from rauta.document import load_document
 from rauta.mistakes import together
+from rauta.units import Duration, Share
 
 __all__ = [
     "MAX_WEIGHT",
     "Backend",
+    "Capacity",
     "Cluster",
     "Config",
     "Encapsulation",
     "Fallback",
+    "Health",
+    "Metrics",
     "Recovery",
     "Route",
+    "Secrets",
+    "Traces",
     "Vip",
     "load_config",
 ]
@@ -56,6 +79,24 @@ def _name(text: str) -> str:
         allowed = "1 to 63 letters, digits, '.', '_' and '-', a letter or digit first"
         raise ValueError(f"{text!r} is no name (allowed: {allowed})")
     return text
+
+
+def _interface(text: str) -> str:
+    if not re.fullmatch(r"[^\s/:]{1,15}", text) or text in (".", ".."):  # net/core/dev.c, dev_valid_name
+        raise ValueError(f"{text!r} is no interface's name (allowed: 1 to 15 characters, no space, '/' or ':')")
+    return text
+
+
+def _listener(value: object) -> object:
+    if isinstance(value, tuple):  # of another model
+        return value
+    address, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    try:
+        if 1 <= int(port) <= 65535 and port.isdecimal():
+            return str(IPv4Address(address)), int(port)
+    except ValueError:
+        pass
+    raise ValueError(f"{value!r} is no place to listen (allowed: an IPv4 address and a port, such as 127.0.0.1:9477)")
 
 
 def _unicast(address: IPv4Address) -> IPv4Address:
@@ -75,6 +116,13 @@ def _sources(network: IPv4Network) -> IPv4Network:
 Name = Annotated[str, AfterValidator(_name)]
 Address = Annotated[IPv4Address, AfterValidator(_unicast)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Listener = Annotated[
+    tuple[str, int],
+    BeforeValidator(_listener),
+    PlainSerializer(lambda listener: f"{listener[0]}:{listener[1]}", str),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9.]+:[0-9]+$", "examples": ["127.0.0.1:9477"]}),
+]
+"""An address and a port, written as `127.0.0.1:9477`."""
 
 
 class _Model(BaseModel):
@@ -118,10 +166,31 @@ class Backend(_Model):
     weight: Annotated[int, Field(strict=True, ge=0, le=MAX_WEIGHT)] = 1
 
 
+class Health(_Model):
+    """How a cluster's backends are checked, each on the address and port that it serves on (docs/health.md).
+
+    A check is a TCP connection or, with `http`, a GET of that path that is answered with `status`, within `timeout`.
+    Checks of one backend begin `interval` apart, give or take the share `jitter` of it. It is unhealthy after `fall`
+    failures on end, healthy again after `rise` successes. `all_fail`: what a cluster does that has no healthy backend:
+    `keep` them all, as if they were, or `refuse` requests with 503.
+    """
+
+    http: Annotated[str, AfterValidator(paths.exact_path)] | None = None
+    host: Annotated[str, AfterValidator(paths.host_name)] | None = None
+    status: tuple[Annotated[int, Field(strict=True, ge=100, le=599)], ...] = (200,)
+    interval: Annotated[Duration, Field(ge=0.05, le=3600)] = 2.0
+    timeout: Annotated[Duration, Field(ge=0.01, le=60)] = 1.0
+    rise: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
+    fall: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
+    jitter: Annotated[Share, Field(le=0.5)] = 0.1
+    all_fail: Literal["keep", "refuse"] = "keep"
+
+
 class Cluster(_Model):
     """Backends that can serve the same requests."""
 
     name: Name
+    health: Health | None = None
     backends: tuple[Backend, ...]
 
     def weights(self) -> dict[str, int]:
@@ -155,6 +224,37 @@ class Fallback(_Model):
     port: Port
 
 
+class Capacity(_Model):
+    """What a router's tables have room for: more than the file has, so that a reload finds place in them.
+
+    None: twice what the file has when the router starts, and at least 1024 of each.
+    """
+
+    routes: Annotated[int, Field(strict=True, ge=1, le=MAX_ROUTES)] | None = None
+    hosts: Annotated[int, Field(strict=True, ge=1, le=MAX_ROUTES)] | None = None
+
+
+class Secrets(_Model):
+    """Where the secrets of the installation are (rauta.secrets), and how often new cookie keys come into use."""
+
+    file: Path
+    rotate: Annotated[Duration, Field(ge=2, le=30 * 24 * 3600)] = 24 * 3600.0
+
+
+class Metrics(_Model):
+    """Where Prometheus finds the router's figures, and where those of each agent: an address and a port."""
+
+    listen: Listener
+    agents: Listener | None = None
+
+
+class Traces(_Model):
+    """Where spans go (OTLP over HTTP), and of how many requests, on the average, one is traced."""
+
+    endpoint: Annotated[str, Field(pattern="^https?://[^/]+/")]
+    one_in: Annotated[int, Field(strict=True, ge=1, le=1 << 20)] = 1000
+
+
 class Config(_Model):
     """A whole configuration, checked: every name it uses is defined, and nothing in it contradicts anything else."""
 
@@ -163,6 +263,12 @@ class Config(_Model):
     flows: Annotated[int, Field(strict=True, ge=1024, le=1 << 24)] = 131072
     recovery: Recovery | None = None
     fallback: Fallback | None = None
+    capacity: Capacity = Capacity()
+    interfaces: tuple[Annotated[str, AfterValidator(_interface)], ...] = ()
+    mode: Literal["native", "generic", "best-effort"] = "best-effort"
+    secrets: Secrets | None = None
+    metrics: Metrics | None = None
+    traces: Traces | None = None
     vips: Annotated[tuple[Vip, ...], Field(max_length=MAX_VIPS)]
     clusters: Annotated[tuple[Cluster, ...], Field(max_length=MAX_CLUSTERS)]
 

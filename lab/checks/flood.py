@@ -17,7 +17,8 @@ from lab.interfaces import AnswersSyns, CheckResult, Context
 from lab.measure.connect import SENT_AGAIN, TIMEOUT
 from lab.measure.open_loop import generate, total_errors
 from lab.process import wait_until
-from lab.units import Duration, PerSecond, Size
+from lab.units import PerSecond, Size
+from rauta.units import Duration
 
 NEW_SYN_RECV = "0C"
 SYN_RECV = "03"

@@ -13,7 +13,8 @@ from lab.checks.base import CheckBase, request_to, request_to_vip, server_of, wr
 from lab.clients import CLIENTS, ClientName, NoAnswer, http_client
 from lab.clients.answer import SECONDS, Request
 from lab.interfaces import CheckResult, Context
-from lab.units import Duration, Size
+from lab.units import Size
+from rauta.units import Duration
 
 Url = Annotated[str, Field(pattern="^http://")]
 Path = Annotated[str, Field(pattern="^/")]

@@ -30,7 +30,8 @@ from lab.measure.load import PATIENCE_SECONDS, Load, on_all, shares, target, wid
 from lab.measure.open_loop import OpenLoop, OpenLoopInstrument, resolved_rate
 from lab.measure.wrk import answering
 from lab.samples import Better, Quantity, Sample
-from lab.units import Duration, Size
+from lab.units import Size
+from rauta.units import Duration
 
 if TYPE_CHECKING:
     from lab.topology import Host

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lab.errors import LabError
 from lab.interfaces import Running
-from lab.units import Duration
+from rauta.units import Duration
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address

@@ -30,8 +30,8 @@ from lab.interfaces import Instrument, Running, Setup, Watch
 from lab.measure.load import PATIENCE_SECONDS, Load, on_all, shares, target, widen_ports
 from lab.measure.wrk import answering
 from lab.samples import Better, Quantity, Sample
-from lab.units import Duration
 from lab.units import Quantity as Figure
+from rauta.units import Duration
 
 if TYPE_CHECKING:
     from lab.topology import Host

@@ -21,7 +21,7 @@ from lab.measure.load import widen_ports
 from lab.measure.open_loop import OpenLoop, OpenLoopInstrument
 from lab.samples import Better, Quantity, Sample
 from lab.units import Quantity as Figure
-from lab.units import Share
+from rauta.units import Share
 
 MAX_TRIALS = 30
 CLIMB = 4.0
