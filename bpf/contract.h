@@ -23,6 +23,8 @@
 #define SHAPE_EXACT	0x80000000 /* of host.shapes: the host has exact paths, too */
 #define FLOW_WAYS	8	/* entries of a set in the flow table */
 #define MAX_BACKENDS	4096
+#define MEMBER_WORDS	64	/* of a cluster in the map members: MAX_BACKENDS / 64 */
+#define FALLBACK_BACKEND 4095	/* index of the fallback among the backends: the last */
 #define MAX_CLUSTERS	1024
 #define MAX_ROUTES	4194303	/* of all VIPs, see path.route */
 #define MAX_VIPS	64
@@ -155,11 +157,12 @@ enum no_route_answer {		/* what a request gets that no route names */
 
 struct vip {
 	__u32 id;		/* 1.. */
+	__u32 names;		/* whose host names these are: host_key.vip. Another number: another set of routes */
 	__u32 any_host;		/* id of the routes without a host, 0: there are none */
 	__u32 any_host_shapes;	/* like host.shapes */
 	__u32 no_route;		/* enum no_route_answer */
 	__u32 wildcards;	/* bit n: there is a host "*." with n labels behind it */
-	__u32 fallback;		/* index of the fallback among the backends + 1; 0: there is none */
+	__u32 fallback;		/* not 0: there is one, the backend FALLBACK_BACKEND */
 	__u32 strict;		/* not 0: a path of its routes has bytes that can be spelled in another way, see http.h */
 };
 
@@ -170,7 +173,7 @@ enum host_kind {
 
 struct host_key {		/* map hosts: host names of a VIP */
 	__u64 hash;		/* words_hash() of the lower-cased name, see below */
-	__u32 vip;
+	__u32 names;		/* of the VIP */
 	__u16 length;		/* of the name, bytes */
 	__u16 kind;		/* enum host_kind */
 };

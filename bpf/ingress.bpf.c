@@ -76,7 +76,6 @@ static __noinline __u64 load_first_bytes(struct xdp_md *ctx, __u32 offset, __u32
 static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct segment *segment,
 						  const struct entry *entry, enum verdict reason)
 {
-	__u32 index = segment->vip->fallback - 1;
 	struct flow *flow = new_flow(segment);
 
 	if (!flow)
@@ -84,11 +83,11 @@ static __always_inline enum verdict open_fallback(struct xdp_md *ctx, struct seg
 	if (reason == FALLBACK_NOT_HTTP)
 		reason = name_start(load_first_bytes(ctx, segment->payload, segment->length),
 				    segment->length);
-	flow->backend = index;
+	flow->backend = FALLBACK_BACKEND;
 	flow->state = FLOW_FALLBACK;
 	flow->request_seq = segment->seq;
 	flow->request_ack = segment->ack;
-	if (encapsulate(ctx, segment, index, opening_id(ctx, segment, 0), reason) != reason)
+	if (encapsulate(ctx, segment, FALLBACK_BACKEND, opening_id(ctx, segment, 0), reason) != reason)
 		return DROP_NO_BACKEND;
 	return put_flow(entry->set, segment, flow) ? DROP_NO_ROOM : reason;
 }
@@ -130,7 +129,7 @@ static __noinline enum verdict route_request(struct xdp_md *ctx, struct segment 
 		return refused;
 	if (segment->length > scratch->request.head_length + scratch->request.content_length)
 		return TX_RESET_PIPELINED;
-	segment->route = find_route(scratch, segment->vip->id, any_host(segment->vip), segment->vip->wildcards);
+	segment->route = find_route(scratch, segment->vip->names, any_host(segment->vip), segment->vip->wildcards);
 	if (segment->route == NO_ROUTE)
 		return without_route(segment->vip);
 	*cluster = route_cluster(segment->route);

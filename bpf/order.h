@@ -15,17 +15,15 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader sets clusters times member_words */
+	__uint(max_entries, MAX_CLUSTERS * MEMBER_WORDS);
 	__type(key, __u32);
 	__type(value, __u64);
 } members SEC(".maps");
 
-const volatile __u32 member_words = 1; /* of a cluster: one bit for each backend */
-
 /* Is the backend in the cluster, with a weight? A connection stays with such a one, however the weights change. */
 static __always_inline int is_member(__u32 cluster, __u32 backend)
 {
-	__u32 index = cluster * member_words + backend / 64;
+	__u32 index = cluster * MEMBER_WORDS + backend / 64;
 	const __u64 *word = bpf_map_lookup_elem(&members, &index);
 
 	return word && *word >> (backend & 63) & 1;

@@ -84,9 +84,9 @@ __noinline __u32 match_path(__u64 hash, __u32 host, __u32 length, __u32 kind)
  * Which routes a host name selects: their id in the upper half, their shapes in the lower. 0: none of this
  * name. `at`, `length`: where it stands in the scratch copy. Global: verified once.
  */
-__noinline __u64 match_host(__u64 hash, __u32 vip, __u32 at, __u16 length, __u16 kind)
+__noinline __u64 match_host(__u64 hash, __u32 names, __u32 at, __u16 length, __u16 kind)
 {
-	struct host_key key = { .hash = hash, .vip = vip, .length = length, .kind = kind };
+	struct host_key key = { .hash = hash, .names = names, .length = length, .kind = kind };
 	const struct scratch *scratch = get_scratch();
 	const struct host *host = bpf_map_lookup_elem(&hosts, &key);
 
@@ -119,7 +119,7 @@ __noinline __u64 name_hash(__u32 at, __u32 length)
  * its dot. `wildcards` says how many labels the VIP's wildcards have: what it has none of is not looked up,
  * so that a name of many labels costs no more than one of a few. Global: verified once.
  */
-__noinline __u64 match_wildcard(__u32 vip, __u32 wildcards)
+__noinline __u64 match_wildcard(__u32 names, __u32 wildcards)
 {
 	struct scratch *scratch = get_scratch();
 	__u64 routes, found = 0;
@@ -139,7 +139,7 @@ __noinline __u64 match_wildcard(__u32 vip, __u32 wildcards)
 			break;
 		if (!(wildcards >> labels & 1))
 			continue;
-		routes = match_host(name_hash(at, i), vip, at, i, HOST_WILDCARD);
+		routes = match_host(name_hash(at, i), names, at, i, HOST_WILDCARD);
 		if (routes)
 			found = routes;
 	}
@@ -147,7 +147,7 @@ __noinline __u64 match_wildcard(__u32 vip, __u32 wildcards)
 }
 
 /* The routes that the request's Host selects: its own, or those of the longest wildcard, or those for any. */
-static __always_inline __u64 select_host(const struct scratch *scratch, __u32 vip, __u64 any,
+static __always_inline __u64 select_host(const struct scratch *scratch, __u32 names, __u64 any,
 					 __u32 wildcards)
 {
 	const struct request *request = &scratch->request;
@@ -155,19 +155,19 @@ static __always_inline __u64 select_host(const struct scratch *scratch, __u32 vi
 
 	if (!request->host_length)
 		return any;
-	routes = match_host(request->host_hash, vip, request->host, request->host_length, HOST_EXACT);
+	routes = match_host(request->host_hash, names, request->host, request->host_length, HOST_EXACT);
 	if (!routes && wildcards)
-		routes = match_wildcard(vip, wildcards);
+		routes = match_wildcard(names, wildcards);
 	return routes ? routes : any;
 }
 
-/* The route, or NO_ROUTE. `any`: the VIP's routes without a host, as match_host says it. */
-static __always_inline __u32 find_route(const struct scratch *scratch, __u32 vip, __u64 any, __u32 wildcards)
+/* The route, or NO_ROUTE. `names`: whose host names; `any`: the routes without a host, as match_host says it. */
+static __always_inline __u32 find_route(const struct scratch *scratch, __u32 names, __u64 any, __u32 wildcards)
 {
 	__u32 depth, id, shapes, route = NO_ROUTE;
 	__u64 routes;
 
-	routes = select_host(scratch, vip, any, wildcards);
+	routes = select_host(scratch, names, any, wildcards);
 	id = routes >> 32;
 	shapes = routes;
 	depth = scratch->request.depth;

@@ -10,13 +10,15 @@ Everything is in the maps before the programs are attached.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Self
+from types import MappingProxyType
+from typing import Self, TypeAlias
 
 from rauta import loading, tables
-from rauta.bpf import TcAttachment, attach_tc
+from rauta.bpf import BpfObject, GracePeriod, Map, TcAttachment, attach_tc
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.keys import Keys
@@ -26,32 +28,46 @@ __all__ = ["Agent"]
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 
 
+Services: TypeAlias = Callable[[Config], list[tables.Entry]]
+"""The entries of the map `services` for a host, of any configuration."""
+
+
 class Agent(loading.Loaded):
     """A loaded agent, made by `load`."""
 
+    def __init__(self, obj: BpfObject, config: Config, services: Services) -> None:
+        """For `load`. `services`: what a configuration says for this host."""
+        super().__init__(obj)
+        self.config = config
+        self._services = services
+
     @classmethod
-    def load(cls, config: Config, keys: Keys, backend: str) -> Self:
+    def load(cls, config: Config, keys: Keys, backend: str, *, maps: Mapping[str, Map] = MappingProxyType({})) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
-        Of `keys` only the cookie keys are used. RautaError if there is no such backend; RautaError or LoadError say
-        what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
+        Of `keys` only the cookie keys are used. `maps` are those of an earlier agent that this one goes on with.
+        RautaError if there is no such backend; RautaError or LoadError say what the machine lacks (the agent needs
+        Linux 6.9), or what the verifier said.
         """
-        services = tables.services(config, backend)
-        return cls._load(config, keys, services, asked_at=config.backends()[backend].address)
+        address = config.backends()[backend].address if backend in config.backends() else None
+        return cls._load(config, keys, partial(_services_of, backend, address), address, maps)
 
     @classmethod
-    def load_fallback(cls, config: Config, keys: Keys, address: IPv4Address) -> Self:
+    def load_fallback(
+        cls, config: Config, keys: Keys, address: IPv4Address, *, maps: Mapping[str, Map] = MappingProxyType({})
+    ) -> Self:
         """Likewise for the router's own host, where a fallback listens on that address: all VIPs.
 
         RautaError if the configuration has no fallback, or uses that address for something else.
         """
-        return cls._load(config, keys, tables.fallback_services(config, address))
+        return cls._load(config, keys, partial(tables.fallback_services, address=address), None, maps)
 
     @classmethod
     def _load(
-        cls, config: Config, keys: Keys, services: Sequence[tables.Entry], asked_at: IPv4Address | None = None
+        cls, config: Config, keys: Keys, services: Services, asked_at: IPv4Address | None, maps: Mapping[str, Map]
     ) -> Self:
-        agent = cls(loading.open_object("agent"))
+        entries = services(config)
+        agent = cls(loading.open_object("agent"), config, services)
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
@@ -61,14 +77,51 @@ class Agent(loading.Loaded):
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
+            for name, one in maps.items():
+                agent.object.reuse(name, one)
             agent.object.load()
             agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
             agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))
-            agent.object.maps["services"].update_batch(services)
+            agent._serve(entries)
         except BaseException:
             agent.close()
             raise
         return agent
+
+    def reconfigure(self, config: Config) -> None:
+        """Goes on with another configuration, while packets flow.
+
+        A VIP that does not lead here any more keeps its place, for connections that it has here, until another one
+        needs it. RautaError if the configuration has no such backend any more, or needs another agent: then nothing
+        has changed.
+        """
+        changed = [
+            name for name in ("encapsulation", "recovery") if getattr(config, name) != getattr(self.config, name)
+        ]
+        if changed:
+            raise RautaError(
+                "changing an agent's configuration",
+                f"{', '.join(changed)} cannot change while it runs",
+                "Restart the agent: it takes its connections over.",
+            )
+        self._serve(self._services(config))
+        self.config = config
+
+    def _serve(self, services: Sequence[tables.Entry]) -> None:
+        """Writes what is new or different; what has changed hands is not used again under a program's eyes."""
+        there = {_vip(key): (key, value) for key, value in self.object.maps["services"].items_batch()}
+        wanted = {_vip(key): (key, value) for key, value in services}
+        new = [entry for vip, entry in wanted.items() if vip not in there]
+        with GracePeriod() as grace:
+            if len(there) + len(new) > self.object.maps["services"].max_entries:
+                self.object.maps["services"].delete_batch(key for vip, (key, _) in there.items() if vip not in wanted)
+                grace.wait()
+            self.object.maps["services"].update_batch(new)
+            for vip in wanted.keys() & there.keys():
+                key, value = wanted[vip]
+                if there[vip][1] != there[vip][1] | value:
+                    self.object.maps["services"].update(key, value)
+                    grace.wait()
 
     def attach(self, interface: str) -> tuple[TcAttachment, TcAttachment]:
         """Attaches to both directions of an interface of the calling thread's network namespace: (ingress, egress).
@@ -89,6 +142,22 @@ class Agent(loading.Loaded):
 
     def _counts(self, verdict: str) -> bool:
         return loading.is_agent_verdict(verdict)
+
+
+def _services_of(backend: str, address: IPv4Address | None, config: Config) -> list[tables.Entry]:
+    """RautaError if the backend is not where it was."""
+    services = tables.services(config, backend)
+    if config.backends()[backend].address != address:
+        raise RautaError(
+            f"changing the configuration of the agent of {backend!r}",
+            f"its address is no longer {address}",
+            "Start an agent for the new one.",
+        )
+    return services
+
+
+def _vip(key: Mapping[str, int]) -> tuple[int, int]:
+    return key["address"], key["port"]
 
 
 def _require_syncookies(interface: str) -> None:

@@ -7,16 +7,17 @@ the call that does this returns, no packet sees the old one any more (the kernel
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from rauta import maglev, tables
 from rauta.bpf import Map, MapType
 from rauta.config import MAX_WEIGHT, Cluster, Config
-from rauta.contract import MAGLEV_PACKED, SLOTS_PER_ENTRY
+from rauta.contract import MAGLEV_PACKED, MAGLEV_SLOTS, NO_BACKEND, SLOTS_PER_ENTRY
 from rauta.errors import RautaError
 
-__all__ = ["Balancer", "reweighted", "without"]
+__all__ = ["Balancer", "reweighted"]
 
 _TABLE = (MapType.ARRAY, "maglev", 4, 2 * SLOTS_PER_ENTRY, MAGLEV_PACKED)  # struct maglev_table in bpf/balance.h
 
@@ -29,16 +30,33 @@ class Balancer:
         self._clusters = clusters
         self._indices = indices
 
-    def fill(self, clusters: Sequence[Cluster]) -> None:
-        """Gives each cluster its fresh table."""
+    def fill(self, clusters: Sequence[tuple[int, Cluster]]) -> None:
+        """Gives clusters, each with its number, their fresh tables."""
+        if not clusters:
+            return
         with maglev.Builder() as builder:
             for first in range(0, len(clusters), maglev.MAX_TABLES):
                 some = clusters[first : first + maglev.MAX_TABLES]
                 with ExitStack() as stack:  # each has a descriptor until it is in its place
                     made = [stack.enter_context(Map.create(*_TABLE)) for _ in some]
-                    weights = (cluster.weights() for cluster in some)
+                    weights = (cluster.weights() for _, cluster in some)
                     builder.build_into(list(zip(made, weights, strict=True)), self._indices)
-                    self._clusters.update_batch(enumerate(made, first))  # one call: it waits for packets in flight
+                    numbers = (number for number, _ in some)
+                    self._clusters.update_batch(zip(numbers, made, strict=True))  # one call: it waits for packets
+
+    def differing(self, clusters: Sequence[tuple[int, Cluster]]) -> list[tuple[int, Cluster]]:
+        """Those whose present table does not give each backend its share, or that have none."""
+        return [(number, cluster) for number, cluster in clusters if not self._fits(number, cluster)]
+
+    def _fits(self, number: int, cluster: Cluster) -> bool:
+        if self._clusters.lookup(number) is None:
+            return False
+        slots = Counter(self.table(number))
+        weights = {self._indices[name]: weight for name, weight in cluster.weights().items() if weight}
+        if not weights or slots.keys() != weights.keys():
+            return slots.keys() == (weights.keys() or {NO_BACKEND})
+        share = MAGLEV_SLOTS / sum(weights.values())
+        return all(abs(slots[index] - share * weight) <= 1 for index, weight in weights.items())
 
     def replace(self, number: int, before: Cluster, after: Cluster) -> None:
         """Gives a cluster the table that follows from its present one, see `maglev.replacement`."""
@@ -78,9 +96,3 @@ def reweighted(config: Config, name: str, weights: Mapping[str, int]) -> tuple[i
             raise RautaError(tried, f"{weight!r} is no weight", f"A weight is a whole number, 0 to {MAX_WEIGHT}.")
     backends = (one.model_copy(update={"weight": weights.get(one.name, one.weight)}) for one in before.backends)
     return numbers[name], before, before.model_copy(update={"backends": tuple(backends)})
-
-
-def without(cluster: Cluster, down: Collection[str]) -> Cluster:
-    """The cluster, with weight 0 for those of its backends that are down."""
-    backends = (one.model_copy(update={"weight": 0}) if one.name in down else one for one in cluster.backends)
-    return cluster.model_copy(update={"backends": tuple(backends)})

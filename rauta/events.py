@@ -54,12 +54,10 @@ class EventReader:
         if router.observation.events is None:
             advice = "Load it with Observation(events=EventRates())."
             raise RautaError("reading events", "this router tells no events", advice)
-        config, btf = router.config, router.object.btf
+        btf = router.object.btf
         self._layout = btf.struct("event")
         self._verdicts = {number: name for name, number in btf.enum("verdict").items()}
-        self._vips = ("", *(vip.name for vip in config.vips))
-        self._routes = dict(enumerate(route for vip in config.vips for route in vip.routes))
-        self._backends = {index: name for name, index in tables.backend_indices(config).items()}
+        self._router = router
         self._ring = RingBuffer(router.object.maps["events"])
 
     def __enter__(self) -> Self:
@@ -89,7 +87,7 @@ class EventReader:
         self._ring.close()
 
     def _event(self, fields: dict[str, Any]) -> Event:
-        four, verdict = fields["tuple"], fields["verdict"]
+        four, verdict, names = fields["tuple"], fields["verdict"], self._router.names
         return Event(
             time_ns=fields["time"],
             client=tables.address(four["client"]),
@@ -97,8 +95,8 @@ class EventReader:
             server=tables.address(four["server"]),
             server_port=socket.ntohs(four["server_port"]),
             verdict=self._verdicts.get(verdict, str(verdict)),
-            vip=self._vips[fields["vip"]],
-            route=self._routes.get(fields["route"]),
-            backend=self._backends.get(fields["backend"]),
+            vip=names.vips.get(fields["vip"], ""),
+            route=names.routes.get(fields["route"]),
+            backend=names.backends.get(fields["backend"]),
             cpu=fields["cpu"],
         )

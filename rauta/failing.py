@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterator
 
 from rauta.bpf import BpfObject
-from rauta.bpf.layout import ArrayLayout, StructLayout
+from rauta.flows import flows
 from rauta.segments import ACK, Connection, segment
 
 __all__ = ["GIVE_UP_SECONDS", "connections_of", "probe"]
@@ -34,23 +34,9 @@ def connections_of(ingress: BpfObject, backend: int) -> Iterator[tuple[Connectio
     Yields:
         the connection; the byte that follows its newest request; what its client had acknowledged with that.
     """
-    flow_set = ingress.btf.struct("flow_set")
-    if not isinstance(flow_set, StructLayout):
-        raise TypeError("struct flow_set is no struct")
-    ways = flow_set.members["flow"]
-    if not isinstance(ways.layout, ArrayLayout):
-        raise TypeError("flow_set.flow is no array")
-    flow, states = ways.layout.element, {ingress.btf.enum("flow_state")[name] for name in _WAITING}
-    table = ingress.maps["flows"].read_array()
-    for start in range(ways.offset, len(table), flow_set.size):
-        for at in range(start, start + ways.layout.size, flow.size):
-            if table[at : at + 8] == bytes(8):
-                continue
-            entry = flow.unpack_from(table, at)
-            if entry["backend"] == backend and entry["state"] in states:
-                named = entry["tuple"]
-                connection = (named["client"], named["server"], named["client_port"], named["server_port"])
-                yield connection, entry["next_request_seq"], entry["request_ack"]
+    for flow in flows(ingress):
+        if flow.backend == backend and flow.state in _WAITING:
+            yield flow.connection, flow.fields["next_request_seq"], flow.fields["request_ack"]
 
 
 def probe(ingress: BpfObject, backend: int) -> int:

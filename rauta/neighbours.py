@@ -46,23 +46,32 @@ class _Hop:
     interface: int
 
 
-def next_hops(addresses: Iterable[IPv4Address], interfaces: Collection[int]) -> dict[IPv4Address, NextHop]:
+def next_hops(
+    addresses: Iterable[IPv4Address], interfaces: Collection[int], *, strict: bool = True
+) -> dict[IPv4Address, NextHop]:
     """The next hop to each address, all reached through one of the interfaces with these indices.
 
     RautaError if an address has no route, is this host's own, is reached through another interface, or if a next hop
-    does not answer within two seconds; the error names every one that did not.
+    does not answer within two seconds; the error names every one that did not. Unless `strict` is False: then such
+    addresses are left out.
     """
-    hop_of = {address: _next_hop(address, interfaces) for address in dict.fromkeys(addresses)}
+    hop_of = {}
+    for address in dict.fromkeys(addresses):
+        try:
+            hop_of[address] = _next_hop(address, interfaces)
+        except RautaError:
+            if strict:
+                raise
     macs = _resolve(set(hop_of.values()))
     silent = {address: hop for address, hop in hop_of.items() if hop not in macs}
-    if silent:
+    if silent and strict:
         names = ", ".join(_named(address, hop) for address, hop in silent.items())
         raise RautaError(
             f"finding the MAC address of {names}",
             f"no answer to ARP within {_DEADLINE:g} s",
             "Is the backend up, on this network, and its address right?",
         )
-    return {address: NextHop(macs[hop], hop.interface) for address, hop in hop_of.items()}
+    return {address: NextHop(macs[hop], hop.interface) for address, hop in hop_of.items() if hop in macs}
 
 
 def hardware_address(interface: int) -> bytes:

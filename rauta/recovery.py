@@ -83,7 +83,7 @@ class Recovery:
             )
         self._port = config.recovery.port
         self._epoch = router.keys.cookies.epoch
-        self._holders = tables.holders(config)
+        self._router = router
         self._calls = Calls(router.object)
         self._map, self._vips = router.object.maps["lost"], router.object.maps["vips"]
         self._counters = dict.fromkeys(_COUNTERS, 0)
@@ -106,7 +106,9 @@ class Recovery:
 
     def open(self) -> None:
         """Makes what `run` needs; segments that were lost before are left alone."""
-        self._questions = Questions(self._holders, elsewhere=self._with_fallback())
+        self._questions = Questions(
+            tables.holders(self._router.config, self._router.ids), elsewhere=self._with_fallback()
+        )
         with contextlib.ExitStack() as undo:
             self._selector = undo.enter_context(selectors.DefaultSelector())
             self._ring = undo.enter_context(RingBuffer(self._map))

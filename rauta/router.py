@@ -16,26 +16,35 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 from rauta import asks, failing, loading, neighbours, offloads, tables
 from rauta.agent import Agent
-from rauta.balancing import Balancer, reweighted, without
-from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
-from rauta.config import Config, Route
-from rauta.contract import FLOW_WAYS
+from rauta.balancing import Balancer, reweighted
+from rauta.bpf import BpfObject, Map, XdpAttachment, XdpMode, attach_xdp, possible_cpus
+from rauta.config import Backend, Cluster, Config, Route
+from rauta.contract import FALLBACK_BACKEND, FLOW_WAYS, MEMBER_WORDS
 from rauta.errors import RautaError
+from rauta.flows import LIVE, flows
+from rauta.ids import Ids, Names, route_name
 from rauta.keys import Keys
 from rauta.latency import Histogram
+from rauta.maglev import Table
+from rauta.neighbours import NextHop
 from rauta.observation import Observation
+from rauta.routing import Numbered, Routing
+from rauta.standing import Standing
 
-__all__ = ["EventCounts", "RouteRequests", "Router"]
+__all__ = ["EventCounts", "Plan", "Room", "RouteRequests", "Router", "capacity"]
 
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT", "ROUTED_MOVED")
 _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
-_SPARE_ENTRIES = 64  # room in the maps of hosts and paths, beyond twice what the configuration has
+_LEAST_ROOM = 1024  # routes and hosts, if the configuration does not say
+_FRAME = ("flows", "capacity", "encapsulation", "recovery", "fallback", "interfaces", "mode")
+_ALL_FIT, _NO_IDS = Standing(), Ids()
 _KEY_DRAWS = 8
 _MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
 _DEFAULT_OBSERVATION = Observation()
@@ -63,76 +72,190 @@ class EventCounts:
     lost: int
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A change of configuration that has been checked: `ids` are the numbers that it will use."""
+
+    after: Numbered
+    before: Numbered
+    hops: Mapping[str, NextHop]
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many routes and host names there may be at a time; the maps hold two sets of them while they change."""
+
+    routes: int
+    hosts: int
+
+
 class Router(loading.Loaded):
     """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be.
 
-    `observation` is what it observes.
+    `observation` is what it observes, `ids` are its numbers, `standing` says which backends get no requests.
     """
 
-    def __init__(self, obj: BpfObject, config: Config, keys: Keys, observation: Observation) -> None:
+    def __init__(
+        self, obj: BpfObject, config: Config, keys: Keys, observation: Observation, ids: Ids, standing: Standing
+    ) -> None:
         """For `load`."""
         super().__init__(obj)
         self.config = config
         self.observation = observation
         self.keys = keys
-        self._attached = False
-        self._down: frozenset[str] = frozenset()
+        self.ids = ids
+        self.standing = standing
+        self._routing = Routing(obj.maps, keys.route_key)
+        self._interfaces: tuple[int, ...] = ()
+        self._unreached: frozenset[str] = frozenset()
+        self._names: Names | None = None
         self._fallback_agent: Agent | None = None
 
     @classmethod
-    def load(cls, config: Config, keys: Keys, *, observation: Observation = _DEFAULT_OBSERVATION) -> Self:
+    def load(
+        cls,
+        config: Config,
+        keys: Keys,
+        *,
+        observation: Observation = _DEFAULT_OBSERVATION,
+        standing: Standing = _ALL_FIT,
+        ids: Ids = _NO_IDS,
+        maps: Mapping[str, Map] = MappingProxyType({}),
+    ) -> Self:
         """Loads the program and fills its maps, but for the next hops, which `attach` looks up.
 
-        `observation` says what is timed and told besides the counters, which there are always. RautaError or LoadError
-        say what the machine lacks, or what the verifier said.
+        `observation` says what is timed and told besides the counters, which there are always. `maps` are those of an
+        earlier router that this one goes on with, whatever state they are in, and `ids` are its numbers; it is still
+        attached, and packets see one configuration or the other. RautaError or LoadError say what the machine lacks, or
+        what the verifier said.
         """
-        content, keys = _hashed(config, keys)
-        router = cls(loading.open_object("ingress"), config, keys, observation)
+        if not maps:
+            keys = _collision_free(config, keys)
+        ids = ids.following(config, capacity(config).routes)
+        router = cls(loading.open_object("ingress"), config, keys, observation, ids, standing)
         try:
             router._set_constants()
             asks.prepare(router.object, config)
             observation.prepare(router.object)
-            router._size_maps(content)
+            router._size_maps()
+            for name, one in maps.items():
+                router.object.reuse(name, one)
             router.object.load()
-            router._fill_maps(content)
+            router._fill_maps(fresh=not maps)
         except BaseException:
             router.close()
             raise
         return router
 
-    def attach(self, *interfaces: str, mode: XdpMode = "best-effort") -> tuple[XdpAttachment, ...]:
+    def attach(
+        self, *interfaces: str, mode: XdpMode = "best-effort", strict: bool = True, replace: bool = False
+    ) -> tuple[XdpAttachment, ...]:
         """Resolves the backends' next hops, then attaches to interfaces of the calling thread's network namespace.
 
         `mode` is "native", "generic" or "best-effort" (native where the driver can); each attachment's `mode` is the
         one in use. A packet for a backend behind another interface than it came in on is redirected there; the driver
-        of that one must be able to send for XDP (veth: its peer needs an XDP program, too). RautaError if there is no
-        such interface, a backend cannot be reached through any of them, or this router is attached already; AttachError
-        if the kernel refuses. Then it is attached nowhere.
+        of that one must be able to send for XDP (veth: its peer needs an XDP program, too). `replace`: a router's
+        program that is attached there gives way, without a packet in between that sees none. RautaError if there is no
+        such interface, a backend cannot be reached through any of them (unless `strict` is False: then it gets no
+        requests until `refresh_hops` finds it), or this router is attached already; AttachError if the kernel refuses.
+        Then it is attached nowhere.
 
         A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
         that takes what every agent takes (Linux 6.9, tcp_syncookies).
         """
         tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
-        if self._attached:
+        if self._interfaces:
             raise RautaError(tried, "this router is attached already", "Name all its interfaces at once.")
         if not interfaces:
             raise RautaError(tried, "packets must come in somewhere", 'Name one or more: attach("eth0")')
         indices = {loading.interface_index(interface): interface for interface in interfaces}
-        self._fill_backends(list(indices))
+        self._fill_backends(tuple(indices), strict)
         with ExitStack() as undo:
             if self.config.fallback is not None:
                 self._attach_fallback(list(indices), undo)
-            attachments = tuple(self._attach_one(index, name, mode, undo) for index, name in indices.items())
+            attachments = tuple(self._attach_one(index, name, mode, undo, replace) for index, name in indices.items())
             self._undo_here(undo.pop_all().close)
-        self._attached = True
+        self._interfaces = tuple(indices)
         return attachments
 
-    def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack) -> XdpAttachment:
-        attachment = attach_xdp(index, self.object.programs["rauta_ingress"], mode)
+    def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack, replace: bool) -> XdpAttachment:
+        program = self.object.programs["rauta_ingress"]
+        attachment = attach_xdp(index, program, mode)
         undo.callback(attachment.detach)
         if attachment.mode == "generic":
             undo.enter_context(offloads.gro_off(interface))
         return attachment
+
+    # ---- another configuration -------------------------------------------------------------------------
+
+    def plan(self, config: Config) -> Plan:
+        """Checks whether this router can go on with another configuration, and looks up what that takes.
+
+        In the network namespace of its interfaces. RautaError says what takes a restart, or has no room; nothing has
+        changed then.
+        """
+        before = Numbered(self.config, self.ids)
+        _require_same_frame(self.config, config)
+        _require_room(capacity(self.config), config)
+        ids = self.ids.following(config, capacity(self.config).routes)
+        ids = ids.renewed(_renewed_clusters(self.config, config))
+        after = Numbered(config, ids)
+        self._routing.check(after)
+        known = self.config.backends()
+        new = {name: one for name, one in config.backends().items() if known.get(name) != one}
+        found = neighbours.next_hops((one.address for one in new.values()), self._interfaces, strict=False)
+        return Plan(after, before, {name: found[one.address] for name, one in new.items() if one.address in found})
+
+    def apply(self, plan: Plan) -> None:
+        """Goes on with the configuration that has been planned. When it returns, no packet is routed by the old one.
+
+        Each packet is routed by the one or the other. Backends come before what leads to them, and stay after it: a
+        connection that they have goes on until its next request, see `retire`.
+        """
+        config, ids = plan.after.config, plan.after.ids
+        missing = config.backends().keys() - self.config.backends().keys() - plan.hops.keys()
+        self._unreached = (self._unreached & config.backends().keys()) | missing
+        self._write_backends(config, ids, plan.hops)
+        before, now = self._effective(), self._effective(config)
+        self._write_clusters(Numbered(before, self.ids), Numbered(now, ids))
+        self._routing.apply(plan.before, plan.after)
+        self.config, self.ids, self._names = config, ids, None
+        self._write_down()
+        if self._fallback_agent is not None:
+            self._fallback_agent.reconfigure(config)
+
+    def retire(self) -> Ids:
+        """What is not configured any more, and mentioned by no connection, gives its number back.
+
+        Returns those numbers. Reads the whole flow table, but only if there is such a thing.
+        """
+        gone = self.ids.gone(self.config)
+        if gone.backends or gone.clusters:
+            live = [flow for flow in flows(self.object) if flow.state in LIVE]
+            backends, clusters = {flow.backend for flow in live}, {flow.cluster for flow in live}
+            gone = Ids(
+                gone.vips,
+                {name: number for name, number in gone.clusters.items() if number not in clusters},
+                {name: number for name, number in gone.backends.items() if number not in backends},
+                gone.routes,
+            )
+        self._clear(gone)
+        self.ids, self._names = self.ids.without(gone), None
+        return gone
+
+    def _clear(self, gone: Ids) -> None:
+        """Their counters, and what led to them, so that whoever gets the number next begins at nothing."""
+        maps, words = self.object.maps, range(MEMBER_WORDS)
+        for number in gone.clusters.values():
+            maps["clusters"].delete(number)
+            maps["members"].update_batch((number * MEMBER_WORDS + word, 0) for word in words)
+        maps["backends"].update_batch((number, {}) for number in gone.backends.values())
+        zeros = bytes(maps["verdicts"].value_size)
+        for number in gone.vips.values():
+            maps["verdicts"].update(number, [zeros] * possible_cpus())
+        maps["route_requests"].update_batch((number, 0) for number in gone.routes.values())
+
+    # ---- backends come and go --------------------------------------------------------------------------
 
     def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
         """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
@@ -142,31 +265,33 @@ class Router(loading.Loaded):
         of the cluster has a weight. `rauta.maglev` says which of the table's slots change hands. RautaError if there
         is no such cluster or backend, or a weight is none; then nothing has changed.
         """
-        number, before, after = reweighted(self.config, cluster, weights)
-        self._balancer().replace(number, without(before, self._down), without(after, self._down))
+        number, _, after = reweighted(self.config, cluster, weights)
+        before = self.standing.cluster(self.config.clusters[number])
         clusters = (*self.config.clusters[:number], after, *self.config.clusters[number + 1 :])
         self.config = self.config.model_copy(update={"clusters": clusters})
-        self._write_members()
+        effective = self._effective()
+        self._balancer(self.config, self.ids).replace(self.ids.clusters[cluster], before, effective.clusters[number])
+        self.object.maps["members"].update_batch(tables.members(effective, self.ids, {cluster}))
+
+    def stand(self, standing: Standing) -> None:
+        """Says which backends get no requests, and why, while packets flow: see rauta.standing.
+
+        Connections that they have move at their next request. Of one that is down, whoever waits for the first byte of
+        an answer gets a reset as soon as he says that he does: see `probe_down`.
+        """
+        before = self._effective()
+        self.standing = standing
+        self._write_clusters(Numbered(before, self.ids), Numbered(self._effective(), self.ids))
+        self._write_down()  # last, so that no request goes to one that is known to be down
 
     def set_down(self, backend: str, *, down: bool = True) -> None:
-        """Says that a backend's host does not answer any more, or does again.
+        """Says that a backend's host does not answer any more, or does again: see `stand`.
 
-        Of one that is down, connections go on elsewhere at their next request. Whoever waits for the first byte of an
-        answer gets a reset as soon as he says that he does: see `probe_down`. RautaError if no backend has that name.
+        RautaError if no backend has that name.
         """
-        indices = tables.backend_indices(self.config)
-        if backend not in indices:
-            known = ", ".join(indices) or "none"
-            raise RautaError(f"setting {backend!r} down", "no backend has that name", f"There are: {known}.")
-        before = self._down
-        self._down = before | {backend} if down else before - {backend}
-        for number, cluster in enumerate(self.config.clusters):
-            if backend in cluster.weights():
-                self._balancer().replace(number, without(cluster, before), without(cluster, self._down))
-        self._write_members()  # first, so that no request goes to one that is known to be down
-        value = self.object.maps["backends"].lookup(indices[backend])
-        state = self._down_states["BACKEND_DOWN" if down else "BACKEND_UP"]
-        self.object.maps["backends"].update(indices[backend], value | {"down": state})
+        self.ids.backend(self.config, backend)
+        now = self.standing.down
+        self.stand(replace(self.standing, down=now | {backend} if down else now - {backend}))
 
     def give_up(self, backend: str) -> int:
         """Resets all connections that a backend which is down still has: whoever has not asked again by now.
@@ -174,28 +299,93 @@ class Router(loading.Loaded):
         From the network namespace of the router's interfaces, `failing.GIVE_UP_SECONDS` after the failure or so.
         Returns how many clients were probed for that. RautaError if it is not down.
         """
-        if backend not in self._down:
+        if backend not in self.standing.down_in(self.config):
             raise RautaError(f"giving {backend!r} up", "it is not down", "Call set_down first.")
-        index = tables.backend_indices(self.config)[backend]
-        value = self.object.maps["backends"].lookup(index)
-        self.object.maps["backends"].update(index, value | {"down": self._down_states["BACKEND_GIVEN_UP"]})
+        index = self.ids.backend(self.config, backend)
+        self._write_state(index, "BACKEND_GIVEN_UP")
         return failing.probe(self.object, index)
-
-    @property
-    def _down_states(self) -> dict[str, int]:
-        return self.object.btf.enum("backend_down")
 
     def probe_down(self, backend: str) -> int:
         """Has the clients of a backend that is down say what they wait for; see rauta.failing.
 
         From the network namespace of the router's interfaces. Returns how many connections were probed.
         """
-        return failing.probe(self.object, tables.backend_indices(self.config)[backend])
+        return failing.probe(self.object, self.ids.backend(self.config, backend))
 
-    def _write_members(self) -> None:
-        clusters = tuple(without(cluster, self._down) for cluster in self.config.clusters)
-        up = self.config.model_copy(update={"clusters": clusters})
-        self.object.maps["members"].update_batch(tables.members(up))
+    def refresh_hops(self) -> list[str]:
+        """Looks the next hops up again, in the network namespace of the interfaces, and has packets follow them.
+
+        Returns the names of the backends that are reached in another way than before, or were not reached at all.
+        Whoever does not answer keeps his last one.
+        """
+        backends = self.config.backends()
+        found = neighbours.next_hops((one.address for one in backends.values()), self._interfaces, strict=False)
+        entries, values = self.object.maps["backends"], {}
+        for name, backend in backends.items():
+            number, hop = self.ids.backend(self.config, name), found.get(backend.address)
+            if hop is None:
+                continue
+            now, value = entries.lookup(number), self._backend_value(backend, hop)
+            if value != {field: now[field] for field in value}:
+                values[name] = (number, now | value)
+        entries.update_batch(values.values())
+        if came := self._unreached & values.keys():
+            before = self._effective()
+            self._unreached -= came
+            self._write_clusters(Numbered(before, self.ids), Numbered(self._effective(), self.ids))
+        return list(values)
+
+    @property
+    def names(self) -> Names:
+        """What the numbers in maps and events stand for now."""
+        if self._names is None:
+            self._names = Names.of(self.config, self.ids)
+        return self._names
+
+    @property
+    def unreached(self) -> frozenset[str]:
+        """Backends to which no way has been found yet, by name."""
+        return self._unreached
+
+    def table(self, cluster: str) -> Table:
+        """The Maglev table of a cluster: the backend's number (see `names`) by slot."""
+        return self._balancer(self.config, self.ids).table(self.ids.clusters[cluster])
+
+    def _effective(self, config: Config | None = None) -> Config:
+        """The configuration with the weights that backends have now."""
+        config = self.config if config is None else config
+        return replace(self.standing, unhealthy=self.standing.unhealthy | self._unreached).config(config)
+
+    def _write_clusters(self, before: Numbered, after: Numbered) -> None:
+        """The tables and members of clusters that are not what they were."""
+        olds = {cluster.name: cluster for cluster in before.config.clusters}
+        balancer = self._balancer(after.config, after.ids)
+        fresh, changed = [], []
+        for cluster in after.config.clusters:
+            old, number = olds.get(cluster.name), after.ids.clusters[cluster.name]
+            if old is None or before.ids.clusters[cluster.name] != number:
+                fresh.append((number, cluster))
+            elif old.weights() != cluster.weights() or _addresses(old) != _addresses(cluster):
+                balancer.replace(number, old, cluster)
+                changed.append(cluster.name)
+        balancer.fill(fresh)
+        names = {*changed, *(cluster.name for _, cluster in fresh)}
+        self.object.maps["members"].update_batch(tables.members(after.config, after.ids, names))
+
+    def _balancer(self, config: Config, ids: Ids) -> Balancer:
+        return Balancer(self.object.maps["clusters"], ids.backend_indices(config))
+
+    def _write_down(self) -> None:
+        down = self.standing.down_in(self.config)
+        states, backends = self.object.btf.enum("backend_down"), self.object.maps["backends"]
+        for name, number in self.ids.backend_indices(self.config).items():
+            now = backends.lookup(number)["down"]
+            if (now != states["BACKEND_UP"]) != (name in down):
+                self._write_state(number, "BACKEND_DOWN" if name in down else "BACKEND_UP")
+
+    def _write_state(self, number: int, state: str) -> None:
+        backends = self.object.maps["backends"]
+        backends.update(number, backends.lookup(number) | {"down": self.object.btf.enum("backend_down")[state]})
 
     def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
         """The fallback's place among the backends, and its agent."""
@@ -205,7 +395,7 @@ class Router(loading.Loaded):
         for interface in interfaces:
             agent.attach(socket.if_indextoname(interface))
         entry = tables.local_backend_entry(address)
-        self.object.maps["backends"].update(tables.fallback_index(self.config), entry)
+        self.object.maps["backends"].update(FALLBACK_BACKEND, entry)
         self._fallback_agent = agent
         undo.callback(self._forget_fallback)
 
@@ -238,14 +428,17 @@ class Router(loading.Loaded):
 
         What is passed, and fragments, which name no port, are for none: they are under the name "".
         """
-        names = ("", *(vip.name for vip in self.config.vips))
-        return {name: self._counted(vip) for vip, name in enumerate(names)}
+        names = {0: ""} | {self.ids.vips[vip.name]: vip.name for vip in self.config.vips}
+        return {name: self._counted(vip) for vip, name in names.items()}
 
     def requests_by_route(self) -> list[RouteRequests]:
         """How many requests were routed by each route, first and later ones, in the order of the configuration."""
-        routes = [(vip.name, route) for vip in self.config.vips for route in vip.routes]
         counts = [sum(per_cpu) for _, per_cpu in self.object.maps["route_requests"].items_batch()]
-        return [RouteRequests(vip, route, requests) for (vip, route), requests in zip(routes, counts, strict=False)]
+        return [
+            RouteRequests(vip.name, route, counts[self.ids.routes[route_name(vip, route)]])
+            for vip in self.config.vips
+            for route in vip.routes
+        ]
 
     def latency(self) -> dict[str, Histogram]:
         """How long the program took, by what became of the packet: a sample, see `Observation.latency_one_in`.
@@ -268,7 +461,7 @@ class Router(loading.Loaded):
         return ((names[number], value) for number, value in self.object.maps[name].items_batch())
 
     def _vips(self) -> int:
-        return len(self.config.vips)
+        return max(self.ids.vips.values(), default=0)
 
     def _counts(self, verdict: str) -> bool:
         return loading.is_router_verdict(verdict)
@@ -278,46 +471,67 @@ class Router(loading.Loaded):
         self.object.rodata["route_key"] = self.keys.route_key
         self.object.rodata["flow_key"] = self.keys.flow_key
         self.object.rodata["digest_keys"] = self.keys.digest_keys
-        self.object.rodata["member_words"] = tables.member_words(self.config)
         self.object.rodata["flow_sets"] = _flow_sets(self.config)
         self.object.rodata["encapsulation_prefix"] = tables.be32(source.network_address)
         self.object.rodata["encapsulation_mask"] = tables.be32(source.netmask)
         self.object.rodata["tick_ms"] = math.ceil(time.clock_getres(_MONOTONIC_COARSE) * 1000)
 
-    def _size_maps(self, content: tables.RouterTables) -> None:
+    def _size_maps(self) -> None:
+        room = capacity(self.config)
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
-        words = len(self.config.clusters) * tables.member_words(self.config)
-        self.object.maps["members"].set_max_entries(max(1, words))
-        self.object.maps["route_requests"].set_max_entries(max(1, sum(len(vip.routes) for vip in self.config.vips)))
-        for name, entries in (("hosts", content.hosts), ("paths", content.paths)):
-            self.object.maps[name].set_max_entries(2 * len(entries) + _SPARE_ENTRIES)
+        self.object.maps["route_requests"].set_max_entries(room.routes)
+        self.object.maps["hosts"].set_max_entries(2 * room.hosts)
+        self.object.maps["paths"].set_max_entries(2 * room.routes)
 
-    def _fill_maps(self, content: tables.RouterTables) -> None:
-        maps = self.object.maps
+    def _fill_maps(self, *, fresh: bool) -> None:
+        maps, now = self.object.maps, Numbered(self._effective(), self.ids)
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
         maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
-        maps["paths"].update_batch(content.paths)
-        maps["hosts"].update_batch(content.hosts)
-        self._balancer().fill(self.config.clusters)
-        maps["members"].update_batch(tables.members(self.config))
-        maps["vips"].update_batch(content.vips)
+        balancer = self._balancer(self.config, self.ids)
+        numbered = [(self.ids.clusters[cluster.name], cluster) for cluster in now.config.clusters]
+        balancer.fill(numbered if fresh else balancer.differing(numbered))
+        maps["members"].update_batch(tables.members(now.config, self.ids))
+        self._routing.fill(Numbered(self.config, self.ids))
 
-    def _balancer(self) -> Balancer:
-        return Balancer(self.object.maps["clusters"], tables.backend_indices(self.config))
+    def _fill_backends(self, interfaces: tuple[int, ...], strict: bool) -> None:
+        self._interfaces = interfaces
+        try:
+            backends = self.config.backends()
+            hops = neighbours.next_hops((one.address for one in backends.values()), interfaces, strict=strict)
+            before = self._effective()
+            found = {name: hops[one.address] for name, one in backends.items() if one.address in hops}
+            self._unreached = frozenset(backends.keys() - found.keys())
+            self._write_backends(self.config, self.ids, found)
+            self._write_clusters(Numbered(before, self.ids), Numbered(self._effective(), self.ids))
+        finally:
+            self._interfaces = ()
 
-    def _fill_backends(self, interfaces: Sequence[int]) -> None:
+    def _write_backends(self, config: Config, ids: Ids, hops: Mapping[str, NextHop]) -> None:
+        """Those to which a way has been found; whether they are down stays."""
+        entries = self.object.maps["backends"]
+        backends = config.backends()
+        numbers = {name: ids.backend(config, name) for name in hops}
+        entries.update_batch(
+            (number, entries.lookup(number) | self._backend_value(backends[name], hops[name]))
+            for name, number in numbers.items()
+        )
+
+    def _backend_value(self, backend: Backend, hop: NextHop) -> dict[str, Any]:
         """Where there is only one interface, packets leave as they came: the program need not compare."""
-        backends = self.config.backends()
-        hops = neighbours.next_hops((backend.address for backend in backends.values()), interfaces)
-        sources = {interface: neighbours.hardware_address(interface) for interface in interfaces}
-        indices = tables.backend_indices(self.config)
-        entries = []
-        for name, backend in backends.items():
-            hop = hops[backend.address]
-            interface = hop.interface if len(interfaces) > 1 else 0
-            value = tables.backend_entry(backend, hop.mac, interface=interface, source=sources[hop.interface])
-            entries.append((indices[name], value))
-        self.object.maps["backends"].update_batch(entries)
+        interface = hop.interface if len(self._interfaces) > 1 else 0
+        return tables.backend_entry(
+            backend, hop.mac, interface=interface, source=neighbours.hardware_address(hop.interface)
+        )
+
+
+def capacity(config: Config) -> Room:
+    """How many routes and host names a router with this configuration has room for."""
+    routes = sum(len(vip.routes) for vip in config.vips)
+    hosts = sum(len({route.host for route in vip.routes}) for vip in config.vips)
+    return Room(
+        routes=config.capacity.routes or max(_LEAST_ROOM, 2 * routes),
+        hosts=config.capacity.hosts or max(_LEAST_ROOM, 2 * hosts),
+    )
 
 
 def _handed_over(counters: Mapping[str, int]) -> list[str]:
@@ -330,11 +544,52 @@ def _flow_sets(config: Config) -> int:
     return -(-config.flows // FLOW_WAYS)
 
 
-def _hashed(config: Config, keys: Keys) -> tuple[tables.RouterTables, Keys]:
-    """The tables under the given route key, or under a fresh one if two entries collide."""
+def _collision_free(config: Config, keys: Keys) -> Keys:
+    """The keys, with a fresh route key if two entries collide under theirs."""
+    ids = Ids().following(config)
     for _ in range(_KEY_DRAWS):
         try:
-            return tables.router_tables(config, keys.route_key), keys
+            tables.router_tables(config, keys.route_key, ids)
         except tables.HashCollision:
             keys = keys.with_fresh_route_key()
-    return tables.router_tables(config, keys.route_key), keys
+        else:
+            break
+    return keys
+
+
+def _addresses(cluster: Cluster) -> dict[str, Any]:
+    return {backend.name: backend.address for backend in cluster.backends}
+
+
+def _renewed_clusters(before: Config, after: Config) -> set[str]:
+    """Clusters that become others under their name, while routes change, too: they get new numbers.
+
+    A packet whose route is the old one must find the old backends, and one whose route is new the new ones.
+    """
+    if before.vips == after.vips:
+        return set()
+    olds = {cluster.name: _addresses(cluster) for cluster in before.clusters}
+    return {one.name for one in after.clusters if one.name in olds and olds[one.name] != _addresses(one)}
+
+
+def _require_same_frame(before: Config, after: Config) -> None:
+    """What programs and maps were made for."""
+    changed = [name for name in _FRAME if getattr(before, name) != getattr(after, name)]
+    if changed:
+        raise RautaError(
+            "changing the configuration",
+            f"{', '.join(changed)} cannot change while the router runs",
+            "Change them back, or restart it: `rauta run` takes the connections over.",
+        )
+
+
+def _require_room(room: Room, config: Config) -> None:
+    routes = sum(len(vip.routes) for vip in config.vips)
+    hosts = sum(len({route.host for route in vip.routes}) for vip in config.vips)
+    for name, wanted, there in (("routes", routes, room.routes), ("hosts", hosts, room.hosts)):
+        if wanted > there:
+            raise RautaError(
+                "changing the configuration",
+                f"it has {wanted} {name}, and the router was started with room for {there}",
+                f"Set capacity.{name} to {wanted} or more, and restart it.",
+            )

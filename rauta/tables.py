@@ -10,10 +10,9 @@ from __future__ import annotations
 import socket
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from itertools import count
 from typing import Any, TypeAlias
 
 from rauta import paths
@@ -22,6 +21,7 @@ from rauta.contract import (
     BACKEND_LOCAL,
     MAGLEV_PACKED,
     MAGLEV_SLOTS,
+    MEMBER_WORDS,
     NO_BACKEND,
     ROUTE_CLUSTER_BITS,
     SHAPE_EXACT,
@@ -32,41 +32,46 @@ from rauta.contract import (
     PathKind,
 )
 from rauta.errors import RautaError
+from rauta.ids import Ids, route_name
 from rauta.keys import CookieKeys
 
 __all__ = [
     "Entry",
     "HashCollision",
     "Holder",
+    "HostRoutes",
+    "Numbers",
     "RouterTables",
+    "VipRoutes",
     "address",
     "ask_keys_entry",
     "backend_entry",
-    "backend_indices",
     "be16",
     "be32",
+    "by_host",
+    "check_unique",
     "cookie_keys_entry",
-    "fallback_index",
     "fallback_services",
     "holders",
+    "host_entries",
+    "host_entry",
+    "host_routes",
     "local_backend_entry",
     "maglev_table",
     "maglev_values",
-    "member_words",
     "members",
     "path_hash",
     "path_route",
     "router_tables",
     "services",
+    "vip_entry",
     "vip_key",
+    "vip_routes",
     "words_hash",
 ]
 
 Entry: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
 """A key and a value."""
-
-_Numbered: TypeAlias = tuple[int, Route]
-"""A route and its number."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _WORD_BITS = (1 << 64) - 1
@@ -141,49 +146,108 @@ def _mix_words(value: int, text: bytes) -> int:
 # ---- routes ---------------------------------------------------------------------------------------------
 
 
-def router_tables(config: Config, route_key: int) -> RouterTables:
+@dataclass
+class Numbers:
+    """The next free numbers of sets of host names (`struct vip`, names) and of sets of paths (`struct host`, id)."""
+
+    names: int = 1
+    paths: int = 1
+
+
+@dataclass(frozen=True)
+class HostRoutes:
+    """The routes of one host name of a VIP, or for any host: a set of paths of its own."""
+
+    id: int
+    shapes: int
+    paths: list[Entry]
+
+
+@dataclass(frozen=True)
+class VipRoutes:
+    """What a VIP's maps hold: by host name, None for any. `names` is the number of its set of host names."""
+
+    names: int
+    hosts: Mapping[str | None, HostRoutes]
+
+
+def router_tables(config: Config, route_key: int, ids: Ids | None = None) -> RouterTables:
     """The entries of `vips`, `hosts` and `paths`. HashCollision if two of them would be one under this key.
 
-    VIPs are numbered from 1 in the file's order, and so are hosts over all VIPs; a VIP's routes without a host count
-    as one host. Routes are numbered from 0 over all VIPs; a cluster's index is its place in the file.
+    Hosts are numbered from 1 over all VIPs in the file's order; a VIP's routes without a host count as one host.
     """
-    tables = RouterTables()
-    clusters = {cluster.name: index for index, cluster in enumerate(config.clusters)}
-    host_ids, numbers = count(1), count()
-    fallback = 0 if config.fallback is None else fallback_index(config) + 1
-    for vip_id, vip in enumerate(config.vips, start=1):
-        value = {"id": vip_id, "no_route": int(_NO_ROUTE[vip.no_route]), "wildcards": 0, "fallback": fallback}
-        value["strict"] = int(any(paths.has_other_spellings(route.path) for route in vip.routes))
-        for host, numbered in _by_host(vip, numbers).items():
-            host_id, shapes = next(host_ids), _shapes(route for _, route in numbered)
-            if host is None:
-                value |= {"any_host": host_id, "any_host_shapes": shapes}
-            else:
-                name = host.removeprefix("*")
-                kind = HostKind.EXACT if name == host else HostKind.WILDCARD
-                if kind is HostKind.WILDCARD:
-                    value["wildcards"] |= 1 << name.count(".")
-                key = {"hash": words_hash(route_key, name), "vip": vip_id, "length": len(name), "kind": int(kind)}
-                tables.hosts.append((key, {"id": host_id, "shapes": shapes, "name": name.encode()}))
-            tables.paths.extend(_path_entries(numbered, host_id, clusters, route_key))
-        tables.vips.append((vip_key(vip.address, vip.port), value))
+    ids = Ids().following(config) if ids is None else ids
+    tables, numbers = RouterTables(), Numbers()
+    for vip in config.vips:
+        routes = vip_routes(vip, config, route_key, ids, numbers)
+        tables.hosts.extend(host_entries(routes, route_key))
+        tables.paths.extend(entry for host in routes.hosts.values() for entry in host.paths)
+        tables.vips.append(vip_entry(vip, config, routes, ids))
     tables.vips.extend((vip_key(address, 0), {}) for address in dict.fromkeys(vip.address for vip in config.vips))
-    _check_unique(tables.hosts, "host names", "name")
-    _check_unique(tables.paths, "paths", "path")
+    check_unique(tables.hosts, tables.paths)
     return tables
+
+
+def vip_routes(vip: Vip, config: Config, route_key: int, ids: Ids, numbers: Numbers) -> VipRoutes:
+    """The paths of a VIP's hosts, in sets whose numbers are taken from `numbers`."""
+    numbers.names, names = numbers.names + 1, numbers.names
+    hosts = {}
+    for host, routes in by_host(vip).items():
+        hosts[host] = host_routes(vip, routes, config, route_key, ids, numbers.paths)
+        numbers.paths += 1
+    return VipRoutes(names, hosts)
+
+
+def host_routes(vip: Vip, routes: Sequence[Route], config: Config, route_key: int, ids: Ids, number: int) -> HostRoutes:
+    """The routes of one host of a VIP, as the set of paths of that number."""
+    numbered = [
+        (kind, route.path, Method[route.method or "ANY"], path_route(ids.routes[name], ids.clusters[route.cluster]))
+        for route in routes
+        for name, kind in [(route_name(vip, route), PathKind.EXACT if route.exact is not None else PathKind.PREFIX)]
+    ]
+    return HostRoutes(number, _shapes(routes), list(_path_entries(numbered, number, route_key)))
+
+
+def vip_entry(vip: Vip, config: Config, routes: VipRoutes, ids: Ids) -> Entry:
+    """The entry of a VIP in the map `vips`."""
+    wildcards = {host.count(".") for host in routes.hosts if host is not None and host.startswith("*")}
+    value = {
+        "id": ids.vips[vip.name],
+        "names": routes.names,
+        "no_route": int(_NO_ROUTE[vip.no_route]),
+        "wildcards": sum(1 << labels for labels in wildcards),
+        "fallback": int(config.fallback is not None),
+        "strict": int(any(paths.has_other_spellings(route.path) for route in vip.routes)),
+    }
+    if (any_host := routes.hosts.get(None)) is not None:
+        value |= {"any_host": any_host.id, "any_host_shapes": any_host.shapes}
+    return vip_key(vip.address, vip.port), value
+
+
+def host_entries(routes: VipRoutes, route_key: int) -> list[Entry]:
+    """The entries of a VIP's host names in the map `hosts`."""
+    return [host_entry(host, routes.names, one, route_key) for host, one in routes.hosts.items() if host is not None]
+
+
+def host_entry(host: str, names: int, routes: HostRoutes, route_key: int) -> Entry:
+    """The entry of one host name in a VIP's set of that number."""
+    name = host.removeprefix("*")
+    kind = HostKind.EXACT if name == host else HostKind.WILDCARD
+    key = {"hash": words_hash(route_key, name), "names": names, "length": len(name), "kind": int(kind)}
+    return key, {"id": routes.id, "shapes": routes.shapes, "name": name.encode()}
+
+
+def by_host(vip: Vip) -> dict[str | None, list[Route]]:
+    """A VIP's routes by their host name, None for any; hosts in the file's order."""
+    routes: dict[str | None, list[Route]] = {}
+    for route in vip.routes:
+        routes.setdefault(route.host, []).append(route)
+    return routes
 
 
 def path_route(number: int, cluster: int) -> int:
     """What `struct path` says of a route with that number to the cluster with that index; 0 would be none."""
     return (number + 1) << ROUTE_CLUSTER_BITS | cluster
-
-
-def _by_host(vip: Vip, numbers: Iterator[int]) -> dict[str | None, list[_Numbered]]:
-    """A VIP's routes, numbered, by their host name, None for any; hosts in the file's order."""
-    routes: dict[str | None, list[_Numbered]] = {}
-    for route, number in zip(vip.routes, numbers, strict=False):  # in this order: no number is taken in vain
-        routes.setdefault(route.host, []).append((number, route))
-    return routes
 
 
 def _shapes(routes: Iterable[Route]) -> int:
@@ -197,15 +261,11 @@ def _shapes(routes: Iterable[Route]) -> int:
     return shapes
 
 
-def _path_entries(
-    routes: Iterable[_Numbered], host: int, clusters: Mapping[str, int], route_key: int
-) -> Iterator[Entry]:
+def _path_entries(routes: Iterable[tuple[PathKind, str, Method, int]], host: int, route_key: int) -> Iterator[Entry]:
     """One entry for each path of a host; routes that differ in their method only share it."""
     by_path: dict[tuple[PathKind, str], list[int]] = {}
-    for number, route in routes:
-        kind = PathKind.EXACT if route.exact is not None else PathKind.PREFIX
-        by_method = by_path.setdefault((kind, route.path), [0] * len(Method))
-        by_method[Method[route.method or "ANY"]] = path_route(number, clusters[route.cluster])
+    for kind, path, method, route in routes:
+        by_path.setdefault((kind, path), [0] * len(Method))[method] = route
     for (kind, path), by_method in by_path.items():
         text = "" if (kind, path) == (PathKind.PREFIX, "/") else path
         hash = path_hash(route_key, text)
@@ -215,7 +275,13 @@ def _path_entries(
         )
 
 
-def _check_unique(entries: list[Entry], what: str, name: str) -> None:
+def check_unique(hosts: Iterable[Entry], paths: Iterable[Entry]) -> None:
+    """HashCollision if two entries would be one."""
+    _check_unique(hosts, "host names", "name")
+    _check_unique(paths, "paths", "path")
+
+
+def _check_unique(entries: Iterable[Entry], what: str, name: str) -> None:
     seen: dict[tuple[Any, ...], bytes] = {}
     for key, value in entries:
         identity, text = tuple(key.values()), value[name]
@@ -228,11 +294,6 @@ def _check_unique(entries: list[Entry], what: str, name: str) -> None:
 # ---- clusters and backends ------------------------------------------------------------------------------
 
 
-def backend_indices(config: Config) -> dict[str, int]:
-    """A backend's index in the map `backends`, by name: its place in the order of names."""
-    return {name: index for index, name in enumerate(config.backends())}
-
-
 def backend_entry(backend: Backend, next_hop: bytes, *, interface: int = 0, source: bytes = bytes(6)) -> dict[str, Any]:
     """The value of a backend in the map `backends`.
 
@@ -242,32 +303,26 @@ def backend_entry(backend: Backend, next_hop: bytes, *, interface: int = 0, sour
     return {"address": be32(backend.address), "next_hop": next_hop, "source": source, "interface": interface}
 
 
-def fallback_index(config: Config) -> int:
-    """The fallback's index in the map `backends`: behind all others."""
-    return len(config.backends())
-
-
 def local_backend_entry(address: IPv4Address) -> dict[str, Any]:
     """The value of the fallback in the map `backends`: this very host, under the address that its agent answers for."""
     return {"address": be32(address), "interface": BACKEND_LOCAL}
 
 
-def member_words(config: Config) -> int:
-    """How many 64-bit words of the map `members` a cluster has: one bit for each backend."""
-    return -(-(len(config.backends()) + 1) // _WORD_OF_MEMBERS)
+def members(config: Config, ids: Ids, clusters: Collection[str] | None = None) -> list[tuple[int, int]]:
+    """The entries of `members`: bit b % 64 of entry cluster * MEMBER_WORDS + b // 64 says that backend b is in it.
 
-
-def members(config: Config) -> list[tuple[int, int]]:
-    """The entries of `members`: bit b % 64 of entry cluster * member_words + b // 64 says that backend b is in it.
-
-    A backend without weight is not: its connections move at their next request, if there is another one.
+    A backend without weight is not: its connections move at their next request, if there is another one. All words of
+    the configuration's clusters are there, or of those named only.
     """
-    indices, words = backend_indices(config), member_words(config)
+    indices = ids.backend_indices(config)
+    mask = (1 << _WORD_OF_MEMBERS) - 1
     found = []
-    for number, cluster in enumerate(config.clusters):
+    for cluster in config.clusters:
+        if clusters is not None and cluster.name not in clusters:
+            continue
         bits = sum(1 << indices[name] for name, weight in cluster.weights().items() if weight)
-        mask = (1 << _WORD_OF_MEMBERS) - 1
-        found += [(number * words + word, bits >> word * _WORD_OF_MEMBERS & mask) for word in range(words)]
+        first = ids.clusters[cluster.name] * MEMBER_WORDS
+        found += [(first + word, bits >> word * _WORD_OF_MEMBERS & mask) for word in range(MEMBER_WORDS)]
     return found
 
 
@@ -305,9 +360,9 @@ class Holder:
     index: int
 
 
-def holders(config: Config) -> dict[tuple[int, int], list[Holder]]:
+def holders(config: Config, ids: Ids) -> dict[tuple[int, int], list[Holder]]:
     """By a VIP's address and port as they stand in memory: each host once that its routes lead to, drained ones too."""
-    indices = backend_indices(config)
+    indices = ids.backend_indices(config)
     clusters = {cluster.name: cluster.backends for cluster in config.clusters}
     found = {}
     for vip in config.vips:

@@ -84,7 +84,7 @@ class Rauta:
     def load(self, config: Config, stack: ExitStack) -> RautaProgram:
         """A router that no packet from outside can reach; its next hops are nobody's."""
         router = stack.enter_context(Router.load(config, Keys.generate()))
-        backends, indices = router.config.backends(), tables.backend_indices(router.config)
+        backends, indices = router.config.backends(), router.ids.backend_indices(router.config)
         router.object.maps["backends"].update_batch(
             (indices[name], tables.backend_entry(backend, NOBODY)) for name, backend in backends.items()
         )

@@ -24,10 +24,10 @@ from lab.interfaces import Instrument, Running, Setup, Watch
 from lab.measure.replay import on_one_cpu
 from lab.samples import Better, Quantity, Sample
 from lab.statistics import median
-from rauta import tables
 from rauta.balancing import Balancer
 from rauta.bpf import BpfObject, run_time_stats
 from rauta.contract import MAGLEV_SLOTS
+from rauta.ids import Ids
 from rauta.maglev import Table
 
 OBJECT = REPOSITORY / "lab" / "objects" / "lookup.bpf.o"
@@ -95,8 +95,9 @@ class Lookup(BaseModel):
         obj.rodata["lookups"] = self.lookups
         obj.rodata["hot"] = int(self.hot)
         obj.load()
-        balancer = Balancer(obj.maps["clusters"], tables.backend_indices(config))
-        balancer.fill(config.clusters[:1])
+        ids = Ids().following(config)
+        balancer = Balancer(obj.maps["clusters"], ids.backend_indices(config))
+        balancer.fill([(0, config.clusters[0])])
         _prove(obj, balancer.table(0), self)
         return LookupInstrument(self, obj)
 

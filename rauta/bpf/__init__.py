@@ -7,9 +7,12 @@ and libbpf 1.1 is what Debian 12 has. No header or compiler is needed at run tim
     btf       layouts from BTF                  programs  information, test runs, live frames
     objects   open, set up, load                xdp, tc   programs on interfaces
     ring      what programs put into ring buffers
+    grace     waiting for programs that run
 """
 
+from rauta.bpf._lib import possible_cpus
 from rauta.bpf.btf import Btf
+from rauta.bpf.grace import GracePeriod
 from rauta.bpf.layout import Layout, Value
 from rauta.bpf.maps import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Map, MapType
 from rauta.bpf.objects import BpfObject, Rodata
@@ -36,6 +39,7 @@ __all__ = [
     "BpfObject",
     "Btf",
     "Direction",
+    "GracePeriod",
     "Layout",
     "LoadError",
     "Map",
@@ -52,6 +56,7 @@ __all__ = [
     "attach_tc",
     "attach_xdp",
     "attached_xdp_id",
+    "possible_cpus",
     "run_time_stats",
     "skb_context",
     "skb_fields",

@@ -215,16 +215,18 @@ class Map:
         *,
         key_layout: Layout | None = None,
         value_layout: Layout | None = None,
+        inner: Map | None = None,
     ) -> Self:
         """A new map (bpf_map_create), for instance the inner map of a map in map. Sizes in bytes, flags BPF_F_*.
 
+        `inner`: of a map of maps, one like those that it will hold.
         The caller closes it; a map of maps that holds it keeps it alive in the kernel. BpfError when the kernel
         refuses.
         """
         made = cls(
             name, MapType(type), key_size, value_size, max_entries, key_layout=key_layout, value_layout=value_layout
         )
-        options = _lib.MapCreateOpts(map_flags=flags)
+        options = _lib.MapCreateOpts(map_flags=flags, inner_map_fd=inner.fd if inner else 0)
         short_name = name.encode()[:15]  # BPF_OBJ_NAME_LEN
         made._fd = _lib.check(
             _lib.libbpf().bpf_map_create(made.type, short_name, key_size, value_size, max_entries, byref(options)),

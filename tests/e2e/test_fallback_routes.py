@@ -88,7 +88,7 @@ class Asked:
 
     def __init__(self, router: Router) -> None:
         self.router = router
-        indices = tables.backend_indices(router.config)
+        indices = router.ids.backend_indices(router.config)
         entries = [
             (indices[name], tables.backend_entry(one, bytes(6))) for name, one in router.config.backends().items()
         ]

@@ -789,8 +789,7 @@ def lead(router: Router, prefix: str, cluster: str) -> None:
         )
         for vip in config.vips
     ]
-    changed = tables.router_tables(config.model_copy(update={"vips": tuple(vips)}), router.keys.route_key)
-    router.object.maps["paths"].update_batch(changed.paths)
+    router.apply(router.plan(config.model_copy(update={"vips": tuple(vips)})))
 
 
 @pytest.mark.usefixtures("may_repeat")

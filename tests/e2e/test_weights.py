@@ -116,7 +116,7 @@ class Tables:
 
     def note(self, began: float) -> None:
         """Notes the present table."""
-        self.seen.append((began, self.router._balancer().table(0)))
+        self.seen.append((began, self.router.table("web")))
 
     def named(self, slot: int, began: float, ended: float) -> set[str]:
         """Whom the tables name that a packet between these times may have seen."""

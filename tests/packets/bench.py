@@ -41,7 +41,7 @@ BACKENDS = {
     for index, name in enumerate(name for weights in CLUSTERS.values() for name in weights)
 }
 
-FALLBACK = Backend(len(BACKENDS), "198.18.0.2", frames.ROUTER_MAC)
+FALLBACK = Backend(oracle.FALLBACK_BACKEND, "198.18.0.2", frames.ROUTER_MAC)
 """The router's own host."""
 
 CLOSED_HOST = "closed.test"  # knows nothing but /open
@@ -138,7 +138,6 @@ class Router(Bench):
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
         obj.rodata["flow_sets"] = FLOW_SETS
         obj.maps["flows"].set_max_entries(FLOW_SETS)
-        obj.maps["members"].set_max_entries(len(CLUSTERS))
         super().__init__(obj)
         self.maglev: dict[str, list[str | None]] = {}
         self._reweighed = set(CLUSTERS)
@@ -162,7 +161,7 @@ class Router(Bench):
 
     def route(self, *routes: Route, no_route: int = oracle.NO_ROUTE_404, fallback: bool = False) -> None:
         """Gives the VIP other routes, and a fallback if it is to have one."""
-        vip = Vip(VIP, VIP_PORT, routes, no_route, FALLBACK.index if fallback else None)
+        vip = Vip(VIP, VIP_PORT, routes, no_route, fallback)
         tables = oracle.route_tables([vip, RESETTING], INDEX)
         for name, entries in tables.items():
             self.object.maps[name].clear()
@@ -192,7 +191,7 @@ class Router(Bench):
         self.maglev[cluster] = oracle.maglev_table(weights)
         self._put_cluster(INDEX[cluster], self.maglev[cluster])
         members = sum(1 << BACKENDS[name].index for name, weight in weights.items() if weight)
-        self.object.maps["members"].update(INDEX[cluster], members)
+        self.object.maps["members"].update(INDEX[cluster] * oracle.MEMBER_WORDS, members)
 
     def take_down(self, backend: str) -> None:
         """Has the router know that a backend's host does not answer."""

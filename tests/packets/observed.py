@@ -47,7 +47,7 @@ def member(name: str, weight: int) -> dict[str, Any]:
 def loaded(config: Config | None = None, **settings: Any) -> Iterator[Router]:
     """A router that routes but is attached nowhere."""
     with Router.load(config or configuration(), KEYS, **settings) as router:
-        indices = tables.backend_indices(router.config)
+        indices = router.ids.backend_indices(router.config)
         for name, backend in router.config.backends().items():
             value = tables.backend_entry(backend, oracle.mac(BACKENDS[name].mac))
             router.object.maps["backends"].update(indices[name], value)

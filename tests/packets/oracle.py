@@ -40,6 +40,8 @@ CONSUMED_WAYS = 7
 MAGLEV_SLOTS = 65537
 MAGLEV_PACKED = 16385
 NO_BACKEND = 0xFFFF
+MEMBER_WORDS = 64
+FALLBACK_BACKEND = 4095
 ONE_SPELLING = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/"
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 NO_ROUTE_404, NO_ROUTE_RESET, NO_ROUTE_FALLBACK = 0, 1, 2
@@ -489,13 +491,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Vip:
-    """An address and port with its routes; `fallback` is the index of that backend, if there is one."""
+    """An address and port with its routes; `fallback`: whether there is one."""
 
     address: str
     port: int
     routes: Sequence[Route]
     no_route: int = NO_ROUTE_404
-    fallback: int | None = None
+    fallback: bool = False
 
 
 def vip_key(address: str, port: int) -> dict[str, int]:
@@ -511,8 +513,13 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
         found = {id(route): route_number + place for place, route in enumerate(vip.routes)}
         route_number += len(vip.routes)
         wildcards = {route.host.count(".") for route in vip.routes if route.host and route.host[0] == "*"}
-        value: dict[str, Any] = {"id": number, "no_route": vip.no_route, "wildcards": sum(1 << n for n in wildcards)}
-        value["fallback"] = 0 if vip.fallback is None else vip.fallback + 1
+        value: dict[str, Any] = {
+            "id": number,
+            "names": number,
+            "no_route": vip.no_route,
+            "wildcards": sum(1 << n for n in wildcards),
+        }
+        value["fallback"] = int(vip.fallback)
         value["strict"] = int(any(set(route.path) - set(ONE_SPELLING) for route in vip.routes))
         for host in dict.fromkeys(route.host for route in vip.routes):
             host_id += 1
@@ -522,7 +529,7 @@ def route_tables(vips: Sequence[Vip], clusters: Mapping[str, int]) -> dict[str, 
             else:
                 name = host.encode().lstrip(b"*")
                 kind = HOST_WILDCARD if host[0] == "*" else HOST_EXACT
-                key = {"hash": words_hash(name), "vip": number, "length": len(name), "kind": kind}
+                key = {"hash": words_hash(name), "names": number, "length": len(name), "kind": kind}
                 tables["hosts"].append((key, {"id": host_id, "shapes": shapes(routes), "name": name}))
             tables["paths"] += path_entries([(found[id(route)], route) for route in routes], host_id, clusters)
         tables["vips"].append((vip_key(vip.address, vip.port), value))

@@ -139,12 +139,12 @@ def test_a_fragment_has_no_ports_and_so_no_vip(told: Tell) -> None:
 @pytest.fixture
 def with_fallback(talking: Router) -> Iterator[Router]:
     """The shop has one: the router's own host, as a backend of its own."""
-    vips, index = talking.object.maps["vips"], len(talking.config.backends())
+    vips = talking.object.maps["vips"]
     local = {"address": oracle.be32("198.18.0.2"), "interface": oracle.BACKEND_LOCAL}
-    talking.object.maps["backends"].update(index, local)
+    talking.object.maps["backends"].update(oracle.FALLBACK_BACKEND, local)
     key = oracle.vip_key(VIP, VIP_PORT)
     before = vips.lookup(key)
-    vips.update(key, before | {"fallback": index + 1})
+    vips.update(key, before | {"fallback": 1})
     yield talking
     vips.update(key, before)
 

@@ -27,6 +27,7 @@ from packets.oracle import ASK_MINE, ASK_NOT_MINE, Ask, Tuple
 from rauta import asks, questions, tables
 from rauta.config import Config
 from rauta.errors import RautaError
+from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 from rauta.recovery import Recovery
 from rauta.router import Router
@@ -147,7 +148,7 @@ def addresses() -> Iterator[None]:
 def loaded(config: Config, keys: Keys = KEYS) -> Iterator[Router]:
     """A router that nobody can reach but test runs, and that knows its backends' addresses."""
     with Router.load(config, keys) as router:
-        for name, index in tables.backend_indices(config).items():
+        for name, index in Ids().following(config).backend_indices(config).items():
             backend = config.backends()[name]
             router.object.maps["backends"].update(index, tables.backend_entry(backend, bytes(6)))
         yield router

@@ -354,8 +354,8 @@ def test_a_path_that_collides_with_a_routes_hash_does_not_match(router: Router, 
 
 def test_a_host_that_collides_with_another_does_not_match(router: Router, requests: Requests) -> None:
     router.route(Route("web", prefix="/"), Route("api", prefix="/", host="shop.test"))
-    key = {"hash": oracle.words_hash(b"evil.test"), "vip": 1, "length": len("evil.test")}
+    key = {"hash": oracle.words_hash(b"evil.test"), "names": 1, "length": len("evil.test")}
     entries = router.object.maps["hosts"]
-    entries.update(key, next(value for value_key, value in entries.items() if value_key["vip"] == 1))
+    entries.update(key, next(value for value_key, value in entries.items() if value_key["names"] == 1))
     requests.go_to("web", "/", host="evil.test")
     requests.go_to("api", "/", host="shop.test")

@@ -23,6 +23,7 @@ from rauta import tables
 from rauta.bpf import Map, MapType
 from rauta.config import Config, load_config
 from rauta.contract import MAX_BACKENDS, MAX_CLUSTERS, MAX_VIPS
+from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 from rauta.router import Router
 
@@ -121,7 +122,7 @@ def largest() -> Iterator[tuple[Router, float]]:
     config = Config.model_validate(raw)
     with Router.load(config, KEYS) as router:
         seconds = time.process_time() - started
-        indices = tables.backend_indices(config)
+        indices = Ids().following(config).backend_indices(config)
         router.object.maps["backends"].update_batch(
             (indices[name], tables.backend_entry(backend, bytes(6))) for name, backend in config.backends().items()
         )

@@ -14,8 +14,10 @@ from packets import oracle
 from packets.bench import XDP_TX
 from packets.frames import ETHERNET_HEADER, Connection, Segment, request
 from rauta import tables
+from rauta.balancing import Balancer
 from rauta.config import Config
 from rauta.errors import RautaError
+from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 from rauta.router import Router
 
@@ -59,7 +61,7 @@ def configuration() -> Config:
 def loaded() -> Iterator[Router]:
     config = configuration()
     with Router.load(config, KEYS) as one:
-        indices = tables.backend_indices(config)
+        indices = Ids().following(config).backend_indices(config)
         one.object.maps["backends"].update_batch(
             (indices[name], tables.backend_entry(backend, bytes(6))) for name, backend in config.backends().items()
         )
@@ -71,7 +73,9 @@ def router(loaded: Router) -> Router:
     """As if it had just been loaded."""
     loaded.object.maps["flows"].clear()
     loaded.config = configuration()
-    loaded._balancer().fill(loaded.config.clusters)
+    Balancer(loaded.object.maps["clusters"], loaded.ids.backend_indices(loaded.config)).fill(
+        list(enumerate(loaded.config.clusters))
+    )
     return loaded
 
 
@@ -151,18 +155,17 @@ def test_the_table_is_a_new_map_and_those_of_other_clusters_are_not_touched(rout
 
 def test_many_weights_at_once_move_few_slots_and_few_changes_leave_no_trace(router: Router) -> None:
     """The router's own table, after what `tests/unit/test_maglev.py` proves of tables alone."""
-    balancer = router._balancer()
-    first = balancer.table(0)
+    first = router.table("web")
     router.set_weights("web", {"web-1": 5, "web-2": 1, "web-3": 3, "web-4": 2})
     shares = [(1 / 4, 5 / 11), (1 / 4, 1 / 11), (2 / 4, 3 / 11), (0, 2 / 11)]
     distance = sum(abs(old - new) for old, new in shares) / 2
-    moved = sum(was != now for was, now in zip(first, balancer.table(0), strict=True))
+    moved = sum(was != now for was, now in zip(first, router.table("web"), strict=True))
     assert moved <= (distance + 0.01) * oracle.MAGLEV_SLOTS
     for _ in range(15):
         router.set_weights("web", {})
     names = sorted(ADDRESSES)
     fresh = oracle.maglev_table({"web-1": 5, "web-2": 1, "web-3": 3, "web-4": 2})
-    assert [names[index] for index in balancer.table(0)] == fresh
+    assert [names[index] for index in router.table("web")] == fresh
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from rauta import contract, tables
 from rauta.config import Config
 from rauta.errors import RautaError
+from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 
 HEADER = (Path(__file__).parents[2] / "bpf/contract.h").read_text()
@@ -140,6 +141,7 @@ def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
     assert by_key(tables.router_tables(configuration(), KEY).vips) == {
         (address, 0x5000): {
             "id": 1,
+            "names": 1,
             "any_host": 1,
             "any_host_shapes": 1 << 31 | 0b10,
             "no_route": 0,
@@ -147,7 +149,7 @@ def test_vips_name_their_any_host_routes_and_stand_for_their_address() -> None:
             "fallback": 0,
             "strict": 0,
         },
-        (address, 0xFB20): {"id": 2, "no_route": 1, "wildcards": 0, "fallback": 0, "strict": 0},
+        (address, 0xFB20): {"id": 2, "names": 2, "no_route": 1, "wildcards": 0, "fallback": 0, "strict": 0},
         (address, 0): {},
     }
 
@@ -162,13 +164,12 @@ def test_a_vip_whose_routes_can_be_spelled_otherwise_says_so(path: str, strict: 
     assert value["strict"] == strict
 
 
-def test_vips_name_the_fallback_as_the_backend_behind_all_others() -> None:
+def test_vips_say_whether_there_is_a_fallback() -> None:
     vip = {"name": "shop", "address": "198.18.100.80", "port": 80, "no_route": "fallback", "routes": []}
     config = configuration(vips=[vip, vip | {"name": "strict", "port": 81, "no_route": 404}], fallback={"port": 8000})
-    assert tables.fallback_index(config) == len(config.backends()) == 4
     shop, strict, address = (value for _, value in tables.router_tables(config, KEY).vips)
-    assert (shop["fallback"], shop["no_route"]) == (5, 2)
-    assert (strict["fallback"], strict["no_route"]) == (5, 0)
+    assert (shop["fallback"], shop["no_route"]) == (1, 2)
+    assert (strict["fallback"], strict["no_route"]) == (1, 0)
     assert address == {}
 
 
@@ -240,10 +241,6 @@ def test_a_collision_of_hashes_asks_for_another_key(monkeypatch: pytest.MonkeyPa
 # ---- clusters, backends, agents -------------------------------------------------------------------------
 
 
-def test_backends_are_numbered_in_the_order_of_their_names() -> None:
-    assert tables.backend_indices(configuration()) == {"admin-1": 0, "api-1": 1, "web-1": 2, "web-2": 3}
-
-
 def test_a_backend_is_its_address_and_its_next_hop() -> None:
     entry = tables.backend_entry(configuration().backends()["web-1"], bytes.fromhex("020000000001"))
     way_in = {"source": bytes(6), "interface": 0}
@@ -286,9 +283,11 @@ def test_each_host_that_a_vip_leads_to_is_asked_once() -> None:
         {"name": "api", "backends": [backend("api-1", 21), backend("web-1", 11)]},
         {"name": "admin", "backends": [backend("admin-1", 11, port=9000)]},
     ]
-    holders = tables.holders(configuration(clusters=clusters))
+    config = configuration(clusters=clusters)
+    ids = Ids().following(config)
+    holders = tables.holders(config, ids)
     index = {"admin-1": 0, "api-1": 1, "extra": 2, "web-1": 3, "web-2": 4}
-    assert tables.backend_indices(configuration(clusters=clusters)) == index
+    assert ids.backend_indices(config) == index
     vip = 0x506412C6
     assert {key: {(str(one.address), one.index) for one in hosts} for key, hosts in holders.items()} == {
         (vip, 0x5000): {("198.18.0.11", 3), ("198.18.0.12", 4), ("198.18.0.21", 1)},
