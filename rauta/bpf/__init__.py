@@ -10,7 +10,7 @@ and libbpf 1.1 is what Debian 12 has. No header or compiler is needed at run tim
 """
 
 from rauta.bpf.btf import Btf
-from rauta.bpf.layout import Layout, Value
+from rauta.bpf.layout import Layout, Value, describe_difference, same_layout
 from rauta.bpf.maps import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Map, MapType
 from rauta.bpf.objects import BpfObject, Rodata
 from rauta.bpf.programs import (
@@ -52,7 +52,9 @@ __all__ = [
     "attach_tc",
     "attach_xdp",
     "attached_xdp_id",
+    "describe_difference",
     "run_time_stats",
+    "same_layout",
     "skb_context",
     "skb_fields",
     "xdp_context",
