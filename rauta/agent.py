@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Self, TypeAlias
 
 from rauta import loading, tables
-from rauta.bpf import BpfObject, GracePeriod, Map, TcAttachment, attach_tc
+from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, attach_tc, attached_tc_id, program_name
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.keys import Keys
@@ -123,19 +123,30 @@ class Agent(loading.Loaded):
                     self.object.maps["services"].update(key, value)
                     grace.wait()
 
-    def attach(self, interface: str) -> tuple[TcAttachment, TcAttachment]:
+    def attach(
+        self, interface: str, *, replace: bool = False, made_clsact: bool = False
+    ) -> tuple[TcAttachment, TcAttachment]:
         """Attaches to both directions of an interface of the calling thread's network namespace: (ingress, egress).
+
+        `replace`: an agent's programs that are attached there give way, without a packet in between that sees none;
+        `made_clsact` is then what its attachments said.
 
         Egress comes first and goes last, so that no reply leaves with the local address. RautaError if there is no such
         interface or if tcp_syncookies is off in this namespace; AttachError if the kernel refuses.
         """
         _require_syncookies(interface)
         index = loading.interface_index(interface)
-        egress = attach_tc(index, self.object.programs["rauta_agent_egress"], "egress")
-        self._undo_here(egress.detach)
-        ingress = attach_tc(index, self.object.programs["rauta_agent_ingress"], "ingress")
-        self._undo_here(ingress.detach)
+        egress = self._attach_one(index, "egress", replace, made_clsact)
+        ingress = self._attach_one(index, "ingress", replace, made_clsact)
         return ingress, egress
+
+    def _attach_one(self, index: int, direction: Direction, replace: bool, made_clsact: bool) -> TcAttachment:
+        program = self.object.programs[f"rauta_agent_{direction}"]
+        present = attached_tc_id(index, direction) if replace else None
+        ours = present if present and program_name(present) == program.info().name else False
+        attachment = attach_tc(index, program, direction, replace=ours, made_clsact=made_clsact)
+        self._undo_here(attachment.detach)
+        return attachment
 
     def _vips(self) -> int:
         return 0

@@ -23,7 +23,7 @@ from typing import Any, Self
 from rauta import asks, failing, loading, neighbours, offloads, tables
 from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted
-from rauta.bpf import BpfObject, Map, XdpAttachment, XdpMode, attach_xdp, possible_cpus
+from rauta.bpf import BpfObject, Map, XdpAttachment, XdpMode, attach_xdp, attached_xdp_id, possible_cpus, program_name
 from rauta.config import Backend, Cluster, Config, Route
 from rauta.contract import FALLBACK_BACKEND, FLOW_WAYS, MEMBER_WORDS
 from rauta.errors import RautaError
@@ -180,7 +180,9 @@ class Router(loading.Loaded):
 
     def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack, replace: bool) -> XdpAttachment:
         program = self.object.programs["rauta_ingress"]
-        attachment = attach_xdp(index, program, mode)
+        present = attached_xdp_id(index) if replace else None
+        ours = present if present and program_name(present) == program.info().name else None
+        attachment = attach_xdp(index, program, mode, replace=ours)
         undo.callback(attachment.detach)
         if attachment.mode == "generic":
             undo.enter_context(offloads.gro_off(interface))

@@ -10,10 +10,11 @@ and libbpf 1.1 is what Debian 12 has. No header or compiler is needed at run tim
     grace     waiting for programs that run
 """
 
+from rauta.bpf._attachment import program_name
 from rauta.bpf._lib import possible_cpus
 from rauta.bpf.btf import Btf
 from rauta.bpf.grace import GracePeriod
-from rauta.bpf.layout import Layout, Value
+from rauta.bpf.layout import Layout, Value, describe_difference, same_layout
 from rauta.bpf.maps import BPF_ANY, BPF_EXIST, BPF_NOEXIST, Map, MapType
 from rauta.bpf.objects import BpfObject, Rodata
 from rauta.bpf.programs import (
@@ -26,7 +27,7 @@ from rauta.bpf.programs import (
     xdp_context,
 )
 from rauta.bpf.ring import RingBuffer
-from rauta.bpf.tc import Direction, TcAttachment, attach_tc
+from rauta.bpf.tc import Direction, TcAttachment, attach_tc, attached_tc_id
 from rauta.bpf.xdp import XdpAttachment, XdpMode, attach_xdp, attached_xdp_id
 from rauta.errors import AttachError, BpfError, LoadError
 
@@ -55,9 +56,13 @@ __all__ = [
     "XdpMode",
     "attach_tc",
     "attach_xdp",
+    "attached_tc_id",
     "attached_xdp_id",
+    "describe_difference",
     "possible_cpus",
+    "program_name",
     "run_time_stats",
+    "same_layout",
     "skb_context",
     "skb_fields",
     "xdp_context",

@@ -25,14 +25,15 @@ def network_namespace() -> tuple[int, int]:
 class Attachment(ABC):
     """A program on an interface, until `detach`; as a context manager, for as long as the context lasts.
 
-    It holds a descriptor of the program, so that detaching works after the object is closed.
+    It holds a descriptor of the program, so that detaching works after the object is closed. `program` may be an id,
+    too: that of what an earlier process attached.
     """
 
-    def __init__(self, ifindex: int, program: Program) -> None:
+    def __init__(self, ifindex: int, program: Program | int) -> None:
         self.ifindex = ifindex
-        self.program_id = program.id
+        self.program_id = program_id(program)
         self._namespace = network_namespace()
-        self._fd: int | None = os.dup(program.fd)
+        self._fd: int | None = _descriptor(program)
 
     def __enter__(self) -> Self:
         return self
@@ -70,14 +71,35 @@ class Attachment(ABC):
             os.close(fd)
 
 
+def program_id(program: Program | int) -> int:
+    """The id of a program, if it is not one already."""
+    return program if isinstance(program, int) else program.id
+
+
+def program_name(id: int) -> str:
+    """The kernel's name of a program, at most 15 characters; empty when it is gone by now."""
+    fd = _lib.libbpf().bpf_prog_get_fd_by_id(id)
+    if fd < 0:
+        return ""
+    try:
+        return program_info(fd).name
+    finally:
+        os.close(fd)
+
+
+def _descriptor(program: Program | int) -> int:
+    """A descriptor of its own."""
+    if not isinstance(program, int):
+        return os.dup(program.fd)
+    fd: int = _lib.libbpf().bpf_prog_get_fd_by_id(program)
+    if fd < 0:
+        raise AttachError(f"opening program {program}", _lib.describe(-fd), "It is not loaded any more.", errno=-fd)
+    return fd
+
+
 def describe_program(program_id: int | None) -> str:
     """'program id 12 (name)'; the name is missing when the program is gone by now."""
     if not program_id:
         return "another program"
-    fd = _lib.libbpf().bpf_prog_get_fd_by_id(program_id)
-    if fd < 0:
-        return f"program id {program_id}"
-    try:
-        return f"program id {program_id} ({program_info(fd).name})"
-    finally:
-        os.close(fd)
+    name = program_name(program_id)
+    return f"program id {program_id} ({name})" if name else f"program id {program_id}"

@@ -20,7 +20,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["ArrayLayout", "BytesLayout", "IntLayout", "Layout", "Member", "StructLayout", "Value"]
+__all__ = [
+    "ArrayLayout",
+    "BytesLayout",
+    "IntLayout",
+    "Layout",
+    "Member",
+    "StructLayout",
+    "Value",
+    "describe_difference",
+    "same_layout",
+]
 
 Value: TypeAlias = int | bytes | Sequence[Any] | Mapping[str, Any]
 """What a layout packs. What it unpacks is typed Any: its shape is only known at run time."""
@@ -242,3 +252,54 @@ def _flat_codec(members: Sequence[Member] | Any) -> struct.Struct | None:
         template += f"{member.offset - position}x{layout.codec.format[1:]}"
         position = member.offset + layout.size
     return struct.Struct(template)
+
+
+# ---- two layouts -----------------------------------------------------------------------------------------
+
+
+def same_layout(old: Layout, new: Layout) -> bool:
+    """Whether the bytes of one mean the same under the other.
+
+    The members of structs have the same names, offsets and types; the types' own names do not matter.
+    """
+    return not describe_difference(old, new)
+
+
+def describe_difference(old: Layout, new: Layout) -> str:
+    """What became of the first member in memory that differs, by its path; empty if `same_layout`.
+
+    For instance "struct flow.backend: offset 38 became 40".
+    """
+    return _difference(old, new, new.name)
+
+
+def _difference(old: Layout, new: Layout, path: str) -> str:
+    if type(old) is not type(new):
+        return f"{path}: {old.name} became {new.name}"
+    if isinstance(old, StructLayout) and isinstance(new, StructLayout):
+        return _difference_of_members(old, new, path) or _difference_of_sizes(old, new, path)
+    if isinstance(old, ArrayLayout) and isinstance(new, ArrayLayout):
+        inner = _difference(old.element, new.element, f"{path}[]")
+        return inner or (f"{path}: {old.length} elements became {new.length}" if old.length != new.length else "")
+    if isinstance(old, IntLayout) and isinstance(new, IntLayout):
+        signs = (old.signed, old.boolean), (new.signed, new.boolean)
+        if old.size == new.size and signs[0] != signs[1]:
+            return f"{path}: {old.name} became {new.name}"
+    return _difference_of_sizes(old, new, path)
+
+
+def _difference_of_members(old: StructLayout, new: StructLayout, path: str) -> str:
+    for name, member in sorted(old.members.items(), key=lambda item: item[1].offset):
+        there = new.members.get(name)
+        if there is None:
+            return f"{path}.{name}: is gone"
+        if there.offset != member.offset:
+            return f"{path}.{name}: offset {member.offset} became {there.offset}"
+        if difference := _difference(member.layout, there.layout, f"{path}.{name}"):
+            return difference
+    added = next((name for name in new.members if name not in old.members), None)
+    return f"{path}.{added}: is new" if added is not None else ""
+
+
+def _difference_of_sizes(old: Layout, new: Layout, path: str) -> str:
+    return f"{path}: {old.size} bytes became {new.size}" if old.size != new.size else ""

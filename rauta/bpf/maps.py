@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rauta.bpf import _lib
+from rauta.bpf import _lib, _pinned
 from rauta.bpf.layout import Buffer, BytesLayout, IntLayout, Layout, Misfit, Value
 from rauta.errors import BpfError
 
@@ -162,7 +162,7 @@ def _per_cpu(layout: Layout) -> _PerCpuLayout:
 
 
 class Map:
-    """One map: of an object (BpfObject.maps), or made by `Map.create`.
+    """One map: of an object (BpfObject.maps), made by `Map.create`, or opened by its id or pin.
 
     `key_size` and `value_size` are bytes of one key and of one CPU's value; `key_layout` and `value_layout` their
     types, None where the object says none. Sizes are settled when the object is loaded; table operations need a loaded
@@ -182,7 +182,7 @@ class Map:
         owner: object = None,
         handle: int | None = None,
     ) -> None:
-        """For this package: users get maps from BpfObject.maps or Map.create.
+        """For this package: users get maps from BpfObject.maps, Map.create, Map.by_id or Map.from_pin.
 
         `owner` keeps the object behind `handle` alive.
         """
@@ -195,6 +195,7 @@ class Map:
         self.value_layout = value_layout
         self._owner = owner
         self._handle = handle
+        self._reused = False
         self._fd = -1
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._key = key_layout or (_INDEX if type in _INDEXED else _RawLayout("key", key_size))
@@ -247,6 +248,31 @@ class Map:
         found._finalizer = weakref.finalize(found, os.close, found._fd)
         return found
 
+    @classmethod
+    def from_pin(cls, path: str | os.PathLike[str]) -> Self:
+        """The map that is pinned there, typed by the kernel's copy of its BTF: as it was made, whoever made it.
+
+        `name` is the kernel's, which has 15 characters at most. The caller closes it. BpfError if there is no map.
+        """
+        fd = _pinned.opened(path, "map")
+        try:
+            info = _pinned.map_info(fd)
+            found = cls(
+                info.name,
+                MapType(info.type),
+                info.key_size,
+                info.value_size,
+                info.max_entries,
+                key_layout=info.key_layout,
+                value_layout=info.value_layout,
+            )
+        except BaseException:
+            os.close(fd)
+            raise
+        found._fd = fd
+        found._finalizer = weakref.finalize(found, os.close, fd)
+        return found
+
     def __repr__(self) -> str:
         return f"<Map {self.name!r} {self.type.name} {self.max_entries} entries>"
 
@@ -270,10 +296,22 @@ class Map:
         return self._fd
 
     def close(self) -> None:
-        """Gives up a map made by `create`. Maps of an object are closed with the object: nothing happens."""
+        """Gives up a map of its own. Maps of an object are closed with the object: nothing happens."""
         if self._finalizer is not None:
             self._finalizer()
             self._fd = -1
+
+    @property
+    def id(self) -> int:
+        """The number that the kernel and bpftool know the map by."""
+        return _pinned.map_info(self.fd).id
+
+    def pin(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
+        """Has the map outlive its object and this process, at a path in a bpffs (rauta.pins) whose names have no dots.
+
+        With `replace`, it takes the place of what is pinned there, if anything is, in one step; without, BpfError.
+        """
+        _pinned.pin(self.fd, path, f"map '{self.name}'", replace=replace)
 
     def memory(self) -> int:
         """Bytes that the kernel holds for the map now, with the maps that a map of maps leads to."""
@@ -284,6 +322,9 @@ class Map:
         """Sizes the map; only before the object is loaded."""
         if self._handle is None:
             raise BpfError(f"sizing map '{self.name}'", "it exists already", "Set max_entries before load().")
+        if self._reused:
+            happened = f"an existing map of {self.max_entries} entries is reused for it"
+            raise BpfError(f"sizing map '{self.name}'", happened, "Set max_entries of maps that are made anew only.")
         _lib.check(
             _lib.libbpf().bpf_map__set_max_entries(self._handle, count), f"sizing map '{self.name}' to {count} entries"
         )

@@ -23,9 +23,9 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from rauta.bpf import _lib
+from rauta.bpf import _lib, _pinned
 from rauta.bpf.btf import KERNEL_BTF, Btf
-from rauta.bpf.layout import Value
+from rauta.bpf.layout import Value, describe_difference
 from rauta.bpf.maps import Map, MapType
 from rauta.bpf.programs import Program
 from rauta.errors import BpfError, LoadError
@@ -73,6 +73,25 @@ class BpfObject:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def reuse(self, name: str, a_map: Map) -> None:
+        """Has `load` take an existing map, with its size and entries, instead of making the object's map of that name.
+
+        `a_map` may be closed afterwards. BpfError after load(), for constants (.rodata: they belong to their program),
+        and if it is not what the programs were compiled for: type, flags, or key and value down to each member.
+        """
+        tried = f"reusing {a_map!r} as map '{name}' of {self.path.name}"
+        own = self._maps.get(name)
+        if own is None or own._handle is None:
+            happened = "it is loaded or closed" if own else f"it has no such map; there are {', '.join(self._maps)}"
+            raise BpfError(tried, happened, "Maps are reused between open() and load().")
+        if ".rodata" in name:
+            raise BpfError(tried, "constants are never reused", "They are settled when their program is loaded.")
+        present = _pinned.map_info(a_map.fd)
+        if difference := _difference(present, own):
+            raise BpfError(tried, difference, "Make a new map, and copy what is in the old one (rauta.migration).")
+        _lib.check(_lib.libbpf().bpf_map__reuse_fd(own._handle, a_map.fd), tried)
+        own.max_entries, own._reused = present.max_entries, True
 
     def load(self) -> None:
         """Creates the maps and loads the programs; LoadError with the verifier's last words when the kernel refuses."""
@@ -140,6 +159,23 @@ class BpfObject:
         library, handle = _lib.libbpf(), None
         while handle := library.bpf_object__next_program(self._handle, handle):
             yield Program(library.bpf_program__name(handle).decode(), self, handle)
+
+
+def _difference(present: _pinned.MapInfo, own: Map) -> str:
+    """Why an existing map cannot be an opened object's own; empty if it can. The number of entries may differ."""
+    if present.type != own.type:
+        return f"its type is {MapType(present.type).name}, not {own.type.name}"
+    for role, there, here in (
+        ("key", present.key_layout, own.key_layout),
+        ("value", present.value_layout, own.value_layout),
+    ):
+        if there and here and (difference := describe_difference(there, here)):
+            return f"its {role} is another: {difference}"
+    sizes = (present.key_size, present.value_size), (own.key_size, own.value_size)
+    if sizes[0] != sizes[1]:
+        return "it has keys and values of {} + {} bytes, not {} + {}".format(*sizes[0], *sizes[1])
+    flags = _lib.libbpf().bpf_map__map_flags(own._handle)
+    return "" if present.flags == flags else f"its flags are {present.flags:#x}, not {flags:#x}"
 
 
 class Rodata(MutableMapping[str, Any]):

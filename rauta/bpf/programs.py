@@ -10,12 +10,14 @@ import ctypes
 import functools
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from ctypes import byref, c_uint32
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from rauta.bpf import _lib
+from rauta.bpf import _lib, _pinned
 from rauta.bpf.btf import Btf
 from rauta.bpf.layout import Layout
 from rauta.errors import BpfError
@@ -72,17 +74,41 @@ class TestRun:
 
 
 class Program:
-    """One program of a BpfObject. Everything but `name` and `set_autoload` needs the object loaded."""
+    """One program: of a BpfObject, or opened by its pin.
 
-    def __init__(self, name: str, owner: object, handle: int) -> None:
+    Everything but `name` and `set_autoload` needs the object loaded.
+    """
+
+    def __init__(self, name: str, owner: object, handle: int | None) -> None:
         """For this package. `owner` keeps the object behind the libbpf `handle` alive."""
         self.name = name
         self._owner = owner
-        self._handle: int | None = handle
+        self._handle = handle
         self._fd = -1
+        self._finalizer: weakref.finalize[..., Any] | None = None
+
+    @classmethod
+    def from_pin(cls, path: str | os.PathLike[str]) -> Self:
+        """The program that is pinned there. `name` is the kernel's, which has 15 characters at most.
+
+        The caller closes it. BpfError if there is no program.
+        """
+        fd = _pinned.opened(path, "program")
+        found = cls(program_info(fd).name, None, None)
+        found._fd = fd
+        found._finalizer = weakref.finalize(found, os.close, fd)
+        return found
 
     def __repr__(self) -> str:
         return f"<Program {self.name!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def fd(self) -> int:
@@ -104,6 +130,16 @@ class Program:
     def id(self) -> int:
         """The number that the kernel and bpftool know the program by."""
         return self.info().id
+
+    def pin(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
+        """Has the program outlive its object and this process, as Map.pin does for maps."""
+        _pinned.pin(self.fd, path, f"program '{self.name}'", replace=replace)
+
+    def close(self) -> None:
+        """Gives up a program opened by `from_pin`. Programs of an object are closed with it: nothing happens."""
+        if self._finalizer is not None:
+            self._finalizer()
+            self._fd = -1
 
     def info(self) -> ProgramInfo:
         """Sizes, tag and run-time counters, read now."""

@@ -1,14 +1,18 @@
-"""What the tests of rauta.bpf share: their BPF objects, compiled once a session."""
+"""What the tests of rauta.bpf share: their BPF objects, compiled once a session, and an interface to attach to."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from rauta.namespaces import entered
 
 SOURCES = Path(__file__).parent / "bpf"
 
@@ -33,3 +37,19 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return target
 
     return compile_once
+
+
+@pytest.fixture
+def veth() -> Iterator[tuple[int, int]]:
+    """The interface numbers of a veth pair, inside a network namespace that the test's thread is put into."""
+    name = f"rt-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        pair = ["ip", "-n", name, "link", "add", "rt0", "type", "veth", "peer", "name", "rt1"]
+        subprocess.run(pair, check=True)
+        for end in ("rt0", "rt1"):
+            subprocess.run(["ip", "-n", name, "link", "set", end, "addrgenmode", "none", "up"], check=True)
+        with entered(name):
+            yield socket.if_nametoindex("rt0"), socket.if_nametoindex("rt1")
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)

@@ -64,22 +64,6 @@ def sample(opened: BpfObject) -> BpfObject:
     return opened
 
 
-@pytest.fixture
-def veth() -> Iterator[tuple[int, int]]:
-    """The interface numbers of a veth pair, inside a network namespace that the test's thread is put into."""
-    name = f"rt-{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        pair = ["ip", "-n", name, "link", "add", "rt0", "type", "veth", "peer", "name", "rt1"]
-        subprocess.run(pair, check=True)
-        for end in ("rt0", "rt1"):
-            subprocess.run(["ip", "-n", name, "link", "set", end, "addrgenmode", "none", "up"], check=True)
-        with entered(name):
-            yield interface("rt0"), interface("rt1")
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-
-
 def interface(name: str) -> int:
     shown = subprocess.run(["ip", "-o", "link", "show", name], check=True, capture_output=True, text=True).stdout
     return int(shown.split(":")[0])
@@ -774,6 +758,8 @@ STRUCTURES: dict[str, type[ctypes.Structure]] = {
     "bpf_tc_hook": _lib.TcHook,
     "bpf_tc_opts": _lib.TcOpts,
     "bpf_prog_info": _lib.ProgInfo,
+    "bpf_map_info": _lib.MapInfo,
+    "bpf_btf_info": _lib.BtfInfo,
 }
 
 
@@ -804,5 +790,5 @@ def test_structures_match_the_installed_headers(tmp_path: Path) -> None:
 
 
 def test_option_structures_say_their_size() -> None:
-    for kind in set(STRUCTURES.values()) - {_lib.ProgInfo}:
+    for kind in set(STRUCTURES.values()) - {_lib.ProgInfo, _lib.MapInfo, _lib.BtfInfo}:
         assert kind().sz == ctypes.sizeof(kind)

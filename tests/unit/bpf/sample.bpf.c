@@ -82,6 +82,7 @@ const volatile struct with_float *with_float = 0;
 
 TABLE(numbers, BPF_MAP_TYPE_ARRAY, 65536, __u32, __u64);
 TABLE(records, BPF_MAP_TYPE_HASH, 65536, struct pair, struct everything);
+TABLE(likewise, BPF_MAP_TYPE_HASH, 16, struct pair, union either);
 TABLE(recent, BPF_MAP_TYPE_LRU_HASH, 1024, struct pair, __u32);
 TABLE(counters, BPF_MAP_TYPE_PERCPU_ARRAY, 4, __u32, __u64);
 TABLE(odd_counters, BPF_MAP_TYPE_PERCPU_HASH, 64, __u32, struct pair);
@@ -205,6 +206,13 @@ int remark(struct __sk_buff *skb)
 SEC("tc")
 int accept(struct __sk_buff *skb)
 {
+	return TC_ACT_OK;
+}
+
+SEC("tc")
+int count_and_accept(struct __sk_buff *skb)
+{
+	count(2);
 	return TC_ACT_OK;
 }
 
