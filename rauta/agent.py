@@ -42,7 +42,7 @@ class Agent(loading.Loaded):
         self._services = services
 
     @classmethod
-    def load(cls, config: Config, keys: Keys, backend: str, *, maps: Mapping[str, Map] = MappingProxyType({})) -> Self:
+    def load(cls, config: Config, keys: Keys, backend: str, *, earlier: Mapping[str, Map] = MappingProxyType({})) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
         Of `keys` only the cookie keys are used. `maps` are those of an earlier agent that this one goes on with.
@@ -54,7 +54,7 @@ class Agent(loading.Loaded):
 
     @classmethod
     def load_fallback(
-        cls, config: Config, keys: Keys, address: IPv4Address, *, maps: Mapping[str, Map] = MappingProxyType({})
+        cls, config: Config, keys: Keys, address: IPv4Address, *, earlier: Mapping[str, Map] = MappingProxyType({})
     ) -> Self:
         """Likewise for the router's own host, where a fallback listens on that address: all VIPs.
 

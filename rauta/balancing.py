@@ -7,14 +7,13 @@ the call that does this returns, no packet sees the old one any more (the kernel
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from rauta import maglev, tables
 from rauta.bpf import Map, MapType
 from rauta.config import MAX_WEIGHT, Cluster, Config
-from rauta.contract import MAGLEV_PACKED, MAGLEV_SLOTS, NO_BACKEND, SLOTS_PER_ENTRY
+from rauta.contract import MAGLEV_PACKED, SLOTS_PER_ENTRY
 from rauta.errors import RautaError
 
 __all__ = ["Balancer", "reweighted"]
@@ -43,20 +42,6 @@ class Balancer:
                     builder.build_into(list(zip(made, weights, strict=True)), self._indices)
                     numbers = (number for number, _ in some)
                     self._clusters.update_batch(zip(numbers, made, strict=True))  # one call: it waits for packets
-
-    def differing(self, clusters: Sequence[tuple[int, Cluster]]) -> list[tuple[int, Cluster]]:
-        """Those whose present table does not give each backend its share, or that have none."""
-        return [(number, cluster) for number, cluster in clusters if not self._fits(number, cluster)]
-
-    def _fits(self, number: int, cluster: Cluster) -> bool:
-        if self._clusters.lookup(number) is None:
-            return False
-        slots = Counter(self.table(number))
-        weights = {self._indices[name]: weight for name, weight in cluster.weights().items() if weight}
-        if not weights or slots.keys() != weights.keys():
-            return slots.keys() == (weights.keys() or {NO_BACKEND})
-        share = MAGLEV_SLOTS / sum(weights.values())
-        return all(abs(slots[index] - share * weight) <= 1 for index, weight in weights.items())
 
     def replace(self, number: int, before: Cluster, after: Cluster) -> None:
         """Gives a cluster the table that follows from its present one, see `maglev.replacement`."""

@@ -44,6 +44,8 @@ _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _LEAST_ROOM = 1024  # routes and hosts, if the configuration does not say
 _FRAME = ("flows", "capacity", "encapsulation", "recovery", "fallback", "interfaces", "mode")
+_CARRIED = ("flows", "verdicts", "route_requests", "latency", "event_states")
+"""the maps that hold what packets have left there; all others say what the configuration does"""
 _ALL_FIT, _NO_IDS = Standing(), Ids()
 _KEY_DRAWS = 8
 _MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
@@ -120,17 +122,17 @@ class Router(loading.Loaded):
         observation: Observation = _DEFAULT_OBSERVATION,
         standing: Standing = _ALL_FIT,
         ids: Ids = _NO_IDS,
-        maps: Mapping[str, Map] = MappingProxyType({}),
+        earlier: Mapping[str, Map] = MappingProxyType({}),
     ) -> Self:
         """Loads the program and fills its maps, but for the next hops, which `attach` looks up.
 
-        `observation` says what is timed and told besides the counters, which there are always. `maps` are those of an
-        earlier router that this one goes on with, whatever state they are in, and `ids` are its numbers; it is still
-        attached, and packets see one configuration or the other. RautaError or LoadError say what the machine lacks, or
-        what the verifier said.
+        `observation` says what is timed and told besides the counters, which there are always. `earlier` are the maps of
+        a router that this one is to take the place of, and `ids` its numbers: connections and counters go on. That one
+        may be attached until this one is (`attach(replace=True)`); in between, packets are routed by the old
+        configuration. Its flow key must be the same. RautaError or LoadError say what the machine lacks, or what the
+        verifier said.
         """
-        if not maps:
-            keys = _collision_free(config, keys)
+        keys = _collision_free(config, keys)
         ids = ids.following(config, capacity(config).routes)
         router = cls(loading.open_object("ingress"), config, keys, observation, ids, standing)
         try:
@@ -138,10 +140,10 @@ class Router(loading.Loaded):
             asks.prepare(router.object, config)
             observation.prepare(router.object)
             router._size_maps()
-            for name, one in maps.items():
-                router.object.reuse(name, one)
+            left = adopt(router.object, _CARRIED, earlier)
             router.object.load()
-            router._fill_maps(fresh=not maps)
+            migrate_all(router.object, left, keys.flow_key)
+            router._fill_maps(earlier.get("backends"))
         except BaseException:
             router.close()
             raise
@@ -485,15 +487,18 @@ class Router(loading.Loaded):
         self.object.maps["hosts"].set_max_entries(2 * room.hosts)
         self.object.maps["paths"].set_max_entries(2 * room.routes)
 
-    def _fill_maps(self, *, fresh: bool) -> None:
+    def _fill_maps(self, earlier_backends: Map | None) -> None:
         maps, now = self.object.maps, Numbered(self._effective(), self.ids)
         maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
         maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
         balancer = self._balancer(self.config, self.ids)
         numbered = [(self.ids.clusters[cluster.name], cluster) for cluster in now.config.clusters]
-        balancer.fill(numbered if fresh else balancer.differing(numbered))
+        balancer.fill(numbered)
         maps["members"].update_batch(tables.members(now.config, self.ids))
         self._routing.fill(Numbered(self.config, self.ids))
+        if earlier_backends is not None:  # the ways to those that are gone, but have connections
+            gone = self.ids.gone(self.config).backends.values()
+            maps["backends"].update_batch((number, earlier_backends.lookup(number)) for number in gone)
 
     def _fill_backends(self, interfaces: tuple[int, ...], strict: bool) -> None:
         self._interfaces = interfaces

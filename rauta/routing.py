@@ -89,27 +89,16 @@ class Routing:
     """Keeps the three maps of a router as its configuration says; nobody else writes to them."""
 
     def __init__(self, maps: Mapping[str, Map], route_key: int) -> None:
-        self._maps = maps
         self._writer = _Writer(maps)
         self._route_key = route_key
         self._numbers = Numbers()
         self._sets: dict[str, _Sets] = {}
 
     def fill(self, now: Numbered) -> None:
-        """Writes a whole configuration, whatever is in the maps: first what it says, then nothing else is left.
-
-        Maps that a killed process has left may be in any state between two configurations.
-        """
-        old = {name: [key for key, _ in self._maps[name].items_batch()] for name in _MAPS}
-        self._numbers = self._unused()
+        """Writes a whole configuration into empty maps."""
         entries = _addresses(now.config)
         entries += [tables.vip_entry(vip, now.config, self._written(vip, now), now.ids) for vip in now.config.vips]
-        self._put_vips(entries, old["vips"])
-        self._writer.settle()
-        self._delete_vips(old["vips"], _vip_keys(now.config))
-        self._writer.delete("hosts", old["hosts"])
-        self._writer.delete("paths", old["paths"])
-        self._writer.settle()
+        self._writer.add("vips", entries)
 
     def apply(self, before: Numbered, after: Numbered) -> None:
         """Goes from one configuration to the next. When it returns, no packet is routed by the old one."""
@@ -245,16 +234,6 @@ class Routing:
     def _delete_vips(self, there: Iterable[Mapping[str, int]], kept: Iterable[Mapping[str, int]]) -> None:
         keys = set(map(_identity, kept))
         self._writer.delete("vips", (key for key in there if _identity(key) not in keys))
-
-    def _unused(self) -> Numbers:
-        """Numbers above all that stand in the maps."""
-        vips = [value for _, value in self._maps["vips"].items_batch()]
-        hosts = self._maps["hosts"].items_batch()
-        paths = self._maps["paths"].items_batch()
-        return Numbers(
-            names=1 + max([0, *(vip["names"] for vip in vips), *(key["names"] for key, _ in hosts)]),
-            paths=1 + max([0, *(vip["any_host"] for vip in vips), *(key["host"] for key, _ in paths)]),
-        )
 
 
 def _identity(key: Mapping[str, int]) -> tuple[int, int]:
