@@ -334,12 +334,17 @@ class Map:
 
     def lookup(self, key: Value) -> Any:
         """The value at a key, or None when there is none."""
+        value = self.lookup_raw(key)
+        return None if value is None else self._value.unpack_from(value, 0)
+
+    def lookup_raw(self, key: Value) -> bytes | None:
+        """The same as bytes, as `raw_batches` gives them."""
         value = ctypes.create_string_buffer(self._value.size)
         result = _lib.libbpf().bpf_map_lookup_elem(self.fd, self._packed(self._key, "key", key), value)
         if result == -errno.ENOENT:
             return None
         _lib.check(result, f"looking up {key!r} in map '{self.name}'")
-        return self._value.unpack_from(value.raw, 0)
+        return value.raw
 
     def update(self, key: Value, value: Any, flags: int = BPF_ANY) -> None:
         """Sets the value at a key. `flags`: BPF_NOEXIST only adds, BPF_EXIST only replaces."""
@@ -442,6 +447,30 @@ class Map:
         keys = list(self._raw_keys()) if self.type in _DESCRIPTORS else self._all_raw_keys()
         self._delete_raw(b"".join(keys), len(keys))
 
+    # ---- many entries, as bytes ------------------------------------------------------------------------
+
+    def raw_batches(self, entries: int) -> Iterator[tuple[bytes, bytes, int]]:
+        """All keys and values as they lie in memory, side by side, and how many: so many entries at a time, about.
+
+        Of a per-CPU map, a value is those of all possible CPUs, each padded to 8 bytes. BpfError if the map type has no
+        batches.
+        """
+        try:
+            for keys, values, count in self._raw_batches(entries):
+                yield keys[: count * self._key.size], values[: count * self._value.size], count
+        except _NoBatch:
+            raise BpfError(f"reading map '{self.name}'", f"a map of type {self.type.name} has no batches") from None
+
+    def update_raw(self, keys: bytes, values: bytes, count: int) -> None:
+        """Sets so many entries, as `raw_batches` gives them; see `update_batch`."""
+        done = c_uint32(count)
+        result = _lib.libbpf().bpf_map_update_batch(self.fd, keys, values, byref(done), None)
+        _lib.check(
+            result,
+            f"setting entry {done.value + 1} of {count} in map '{self.name}'",
+            self._update_advice(result),
+        )
+
     # ---- all of an array, as bytes ---------------------------------------------------------------------
 
     def read_array(self) -> bytes:
@@ -496,12 +525,12 @@ class Map:
             ]
         return list(self._raw_keys())
 
-    def _raw_batches(self) -> Iterator[tuple[bytes, bytes, int]]:
+    def _raw_batches(self, entries: int | None = None) -> Iterator[tuple[bytes, bytes, int]]:
         """Keys and values side by side, with their number.
 
         The position is opaque: a bucket of a hash, a key of an array.
         """
-        library, room = _lib.libbpf(), min(self.max_entries, BATCH_ENTRIES) or 1
+        library, room = _lib.libbpf(), min(self.max_entries, entries or BATCH_ENTRIES) or 1
         position: Any = None
         while True:
             keys = ctypes.create_string_buffer(room * self._key.size)
