@@ -22,11 +22,15 @@ from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, atta
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.keys import Keys
+from rauta.migration import adopt, migrate_all
 
 __all__ = ["Agent"]
 
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 
+
+_CARRIED = ("mappings", "connections", "consumed", "verdicts")
+"""the maps that hold what packets have left there; all others say what the configuration does"""
 
 Services: TypeAlias = Callable[[Config], list[tables.Entry]]
 """The entries of the map `services` for a host, of any configuration."""
@@ -42,15 +46,18 @@ class Agent(loading.Loaded):
         self._services = services
 
     @classmethod
-    def load(cls, config: Config, keys: Keys, backend: str, *, earlier: Mapping[str, Map] = MappingProxyType({})) -> Self:
+    def load(
+        cls, config: Config, keys: Keys, backend: str, *, earlier: Mapping[str, Map] = MappingProxyType({})
+    ) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
-        Of `keys` only the cookie keys are used. `maps` are those of an earlier agent that this one goes on with.
+        Of `keys` only the cookie keys are used. `earlier` are the maps of an agent that this one is to take the place of, see
+        `attach`: connections and counters go on.
         RautaError if there is no such backend; RautaError or LoadError say what the machine lacks (the agent needs
         Linux 6.9), or what the verifier said.
         """
         address = config.backends()[backend].address if backend in config.backends() else None
-        return cls._load(config, keys, partial(_services_of, backend, address), address, maps)
+        return cls._load(config, keys, partial(_services_of, backend, address), address, earlier)
 
     @classmethod
     def load_fallback(
@@ -60,11 +67,11 @@ class Agent(loading.Loaded):
 
         RautaError if the configuration has no fallback, or uses that address for something else.
         """
-        return cls._load(config, keys, partial(tables.fallback_services, address=address), None, maps)
+        return cls._load(config, keys, partial(tables.fallback_services, address=address), None, earlier)
 
     @classmethod
     def _load(
-        cls, config: Config, keys: Keys, services: Services, asked_at: IPv4Address | None, maps: Mapping[str, Map]
+        cls, config: Config, keys: Keys, services: Services, asked_at: IPv4Address | None, earlier: Mapping[str, Map]
     ) -> Self:
         entries = services(config)
         agent = cls(loading.open_object("agent"), config, services)
@@ -77,9 +84,11 @@ class Agent(loading.Loaded):
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
-            for name, one in maps.items():
-                agent.object.reuse(name, one)
+            left = adopt(agent.object, _CARRIED, earlier)
             agent.object.load()
+            migrate_all(agent.object, left, 0)
+            if (served := earlier.get("services")) is not None:  # who does not lead here any more may have connections
+                agent.object.maps["services"].update_batch(served.items_batch())
             agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
             agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))
             agent._serve(entries)

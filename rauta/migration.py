@@ -13,17 +13,20 @@ streamed: no more than a megabyte of each map is held at a time.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rauta.bpf import Map, MapType
+from rauta.bpf import BpfError, BpfObject, Map, MapType
 from rauta.bpf.layout import ArrayLayout, BytesLayout, IntLayout, Layout, StructLayout, same_layout
 from rauta.errors import RautaError
 
-__all__ = ["migrate", "migrate_flows"]
+__all__ = ["adopt", "migrate", "migrate_all", "migrate_flows"]
+
+logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 1 << 20  # of keys and values, read at a time
 
@@ -33,6 +36,36 @@ _MIGRATED = _PER_CPU | _ARRAYS | {MapType.HASH, MapType.LRU_HASH}
 _STABLE_READS = 100  # of a set that is being written to; a writer is done within a microsecond
 _HASH_BITS = (1 << 64) - 1
 _MULTIPLIER = 0x9E3779B97F4A7C15  # bpf/contract.h, mix()
+
+
+def adopt(obj: BpfObject, names: Iterable[str], earlier: Mapping[str, Map]) -> dict[str, Map]:
+    """Has an object, before it is loaded, go on with earlier maps of these names, sized and laid out as its own.
+
+    Returns those that are not: `migrate_all` copies them once it is loaded.
+    """
+    left = {}
+    for name in names:
+        if (old := earlier.get(name)) is None:
+            continue
+        try:
+            if old.max_entries == obj.maps[name].max_entries:
+                obj.reuse(name, old)
+            else:
+                left[name] = old
+        except BpfError as error:
+            logger.info("map %s is migrated: %s", name, error.happened)
+            left[name] = old
+    return left
+
+
+def migrate_all(obj: BpfObject, left: Mapping[str, Map], flow_key: int) -> None:
+    """Copies what `adopt` has left."""
+    for name, old in left.items():
+        new = obj.maps[name]
+        if name == "flows":
+            migrate_flows(old, new, flow_key, new.max_entries)
+        else:
+            migrate(old, new)
 
 
 def migrate(old: Map, new: Map) -> int:

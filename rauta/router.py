@@ -32,6 +32,7 @@ from rauta.ids import Ids, Names, route_name
 from rauta.keys import Keys
 from rauta.latency import Histogram
 from rauta.maglev import Table
+from rauta.migration import adopt, migrate_all
 from rauta.neighbours import NextHop
 from rauta.observation import Observation
 from rauta.routing import Numbered, Routing
