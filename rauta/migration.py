@@ -183,9 +183,12 @@ def migrate_flows(old: Map, new: Map, flow_key: int, new_sets: int) -> int:
     """Copies the router's flows (contract.h, struct flow_set) into an empty table of `new_sets` sets; returns how many.
 
     `flow_key` is that of both tables' programs. Sets are read until two readings agree, so no entry is half of one flow
-    and half of another while the old program goes on; where that one then changes a flow, the copy is out of date. Of
-    more entries than a set has ways, those used last are kept; entries of another key, which no packet would find, are
-    left out. RautaError if one of the maps is no flow table of that size.
+    and half of another while the old program goes on. But the copy does not follow it: a connection that has sent
+    another request meanwhile hangs, as the new program drops what comes next as out of order. So take the old program
+    off first, and the clients send again what they sent in between.
+
+    Of more entries than a set has ways, those used last are kept; entries of another key, which no packet would find,
+    are left out. RautaError if one of the maps is no flow table of that size.
     """
     tried = f"migrating {old!r} to {new!r}, {new_sets} sets"
     table, sets = _Table(old, tried), _Table(new, tried)

@@ -103,6 +103,19 @@ def test_a_migrated_flow_has_all_that_it_had(
     assert new.flow(connection) == before | {"added": 0}
 
 
+def test_the_copy_does_not_follow_the_old_program(router: Router, upgraded: Callable[[int], Router]) -> None:
+    """Why the old program has to be taken off first."""
+    stays, goes_on = Connection(2000), Connection(2001)
+    for connection in (stays, goes_on):
+        router.opens(connection.data(HEAD), "web")
+    new = upgraded(FLOW_SETS)
+    assert migrated(router, new, FLOW_SETS) == 2
+    backend = router.backend_of("web", goes_on)
+    router.forwards(goes_on.later(HEAD, len(HEAD)), "ROUTED_NEXT", backend)
+    new.drops(goes_on.later(HEAD, 2 * len(HEAD), 600), "DROP_OUT_OF_ORDER")
+    new.forwards(stays.later(HEAD, len(HEAD)), "ROUTED_NEXT", router.backend_of("web", stays))
+
+
 def neighbours(count: int) -> list[Connection]:
     """Connections that share one set of the old table."""
     connections = map(Connection, range(1024, 65535))
