@@ -216,14 +216,20 @@ def migrate_flows(old: Map, new: Map, flow_key: int, new_sets: int) -> int:
     """Copies the router's flows (contract.h, struct flow_set) into an empty table of `new_sets` sets; returns how many.
 
     `flow_key` is that of both tables' programs. Sets are read until two readings agree, so no entry is half of one flow
-    and half of another while the old program goes on; where that one then changes a flow, the copy is out of date. Of
-    more entries than a set has ways, those used last are kept; entries of another key, which no packet would find, are
-    left out. RautaError if one of the maps is no flow table of that size.
+    and half of another while the old program goes on. But the copy does not follow it: a connection that has sent
+    another request meanwhile hangs, as the new program drops what comes next as out of order. So take the old program
+    off first, and the clients send again what they sent in between.
+
+    Into as many sets of as many ways, each set goes as it is. Otherwise each entry goes to its own set, which takes ten
+    times as long: of more than there are ways, those used last are kept; entries of another key, which no packet would
+    find, are left out. RautaError if one of the maps is no flow table of that size.
     """
     tried = f"migrating {old!r} to {new!r}, {new_sets} sets"
     table, sets = _Table(old, tried), _Table(new, tried)
     if new_sets > new.max_entries:
         raise RautaError(tried, f"the new table has {new.max_entries} sets", "Size it before it is loaded.")
+    if new_sets == old.max_entries and table.ways == sets.ways:
+        return _migrate_sets(table, new, tried)
     convert = _conversion(table.flow, sets.flow, table.flow.size, sets.flow.size, tried)
     waiting: dict[int, list[_Entry]] = defaultdict(list)
     kept = done = 0
@@ -236,6 +242,17 @@ def migrate_flows(old: Map, new: Map, flow_key: int, new_sets: int) -> int:
         # Sets follow each other as the hashes do: those before this one get nothing any more.
         complete = -(-(done << 32) // old.max_entries) * new_sets >> 32
         kept += sets.put({number: waiting.pop(number) for number in sorted(waiting) if number < complete})
+    return kept
+
+
+def _migrate_sets(table: _Table, new: Map, tried: str) -> int:
+    convert = _conversion(table.layout, new.value_layout, table.layout.size, new.value_size, tried)
+    kept = done = 0
+    for batch, count in table.stable_batches():
+        numbers = struct.pack(f"={count}I", *range(done, done + count))
+        new.update_raw(numbers, convert.column(batch, count), count)
+        kept += table.count(batch)
+        done += count
     return kept
 
 
@@ -256,11 +273,11 @@ class _Table:
 
     def __init__(self, table: Map, tried: str) -> None:
         try:
-            self._layout = _as_struct(table.value_layout)
-            of_set = self._layout.members
+            self.layout = _as_struct(table.value_layout)
+            of_set = self.layout.members
             self._lock, self._clock, self._used, self._tag = (of_set[n] for n in ("lock", "clock", "used", "tag"))
             self._flows_at, flows = of_set["flow"].offset, _as_array(of_set["flow"].layout)
-            self._ways, self.flow = flows.length, _as_struct(flows.element)
+            self.ways, self.flow = flows.length, _as_struct(flows.element)
             self._tuple = self.flow.members["tuple"]
         except (KeyError, TypeError):
             happened = f"{table!r} is no flow table"
@@ -269,7 +286,7 @@ class _Table:
 
     def stable_batches(self) -> Iterator[tuple[bytes, int]]:
         """The sets side by side, each as two readings in a row found it."""
-        entries, size = max(1, BATCH_BYTES // self._layout.size), self._layout.size
+        entries, size = max(1, BATCH_BYTES // self.layout.size), self.layout.size
         first = 0
         for (_, batch, count), (_, again, _) in zip(
             self._map.raw_batches(entries), self._map.raw_batches(entries), strict=True
@@ -281,8 +298,15 @@ class _Table:
             yield batch, count
             first += count
 
+    def count(self, batch: bytes) -> int:
+        """The entries of the sets side by side."""
+        tags = (
+            self._tag.layout.unpack_from(batch, at + self._tag.offset) for at in range(0, len(batch), self.layout.size)
+        )
+        return sum(len(row) - row.count(0) for row in tags)
+
     def _stable(self, number: int, batch: bytes, again: bytes, at: int) -> bytes:
-        size = self._layout.size
+        size = self.layout.size
         before, now = batch[at : at + size], again[at : at + size]
         for _ in range(_STABLE_READS):
             if before == now and not self._is_locked(now, 0):
@@ -313,16 +337,16 @@ class _Table:
         values = b"".join(self._set(entries) for entries in sets.values())
         if sets:
             self._map.update_raw(struct.pack(f"={len(sets)}I", *sets), values, len(sets))
-        return sum(min(len(entries), self._ways) for entries in sets.values())
+        return sum(min(len(entries), self.ways) for entries in sets.values())
 
     def _set(self, entries: list[_Entry]) -> bytes:
-        newest = sorted(entries, key=lambda entry: entry.age)[: self._ways]
+        newest = sorted(entries, key=lambda entry: entry.age)[: self.ways]
         value: dict[str, Any] = {
             "clock": 2 * len(newest),
             "used": bytes(2 * number + 1 for number in range(len(newest))),
-            "tag": [entry.tag for entry in reversed(newest)] + [0] * (self._ways - len(newest)),
+            "tag": [entry.tag for entry in reversed(newest)] + [0] * (self.ways - len(newest)),
         }
-        data = bytearray(self._layout.pack(value))
+        data = bytearray(self.layout.pack(value))
         for way, entry in enumerate(reversed(newest)):
             at = self._flows_at + way * self.flow.size
             data[at : at + self.flow.size] = entry.flow

@@ -73,6 +73,19 @@ def flow_maps(old: Router, new: Router) -> tuple[Map, Map]:
     return old.object.maps["flows"], new.object.maps["flows"]
 
 
+def test_sets_that_stay_keep_their_order(router: Router, upgraded: Callable[[int], Router]) -> None:
+    """Who was silent for the longest time must go, also if he was so under the old program."""
+    connections = neighbours(oracle.FLOW_WAYS + 1)
+    for connection in connections[:-1]:
+        router.opens(connection.data(HEAD), "web")
+    for connection in (*connections[:3], *connections[4:-1]):
+        router.forwards(connection.ack(len(HEAD)), "FORWARDED", router.backend_of("web", connection))
+    new = upgraded(FLOW_SETS)
+    assert migrated(router, new, FLOW_SETS) == oracle.FLOW_WAYS
+    new.opens(connections[-1].data(HEAD), "web")
+    assert [new.flow(connection) is None for connection in connections] == [n == 3 for n in range(9)]
+
+
 @pytest.mark.parametrize("sets", [1, 5, FLOW_SETS, 3 * FLOW_SETS + 1, 512])
 def test_connections_go_on_with_the_next_version(router: Router, upgraded: Callable[[int], Router], sets: int) -> None:
     connections = [Connection(port) for port in range(2000, 2006)]
@@ -103,6 +116,19 @@ def test_a_migrated_flow_has_all_that_it_had(
     assert new.flow(connection) == before | {"added": 0}
 
 
+def test_the_copy_does_not_follow_the_old_program(router: Router, upgraded: Callable[[int], Router]) -> None:
+    """Why the old program has to be taken off first."""
+    stays, goes_on = Connection(2000), Connection(2001)
+    for connection in (stays, goes_on):
+        router.opens(connection.data(HEAD), "web")
+    new = upgraded(FLOW_SETS)
+    assert migrated(router, new, FLOW_SETS) == 2
+    backend = router.backend_of("web", goes_on)
+    router.forwards(goes_on.later(HEAD, len(HEAD)), "ROUTED_NEXT", backend)
+    new.drops(goes_on.later(HEAD, 2 * len(HEAD), 600), "DROP_OUT_OF_ORDER")
+    new.forwards(stays.later(HEAD, len(HEAD)), "ROUTED_NEXT", router.backend_of("web", stays))
+
+
 def neighbours(count: int) -> list[Connection]:
     """Connections that share one set of the old table."""
     connections = map(Connection, range(1024, 65535))
@@ -127,25 +153,28 @@ def test_of_too_many_flows_those_used_last_are_kept(router: Router, upgraded: Ca
         new.drops(connection.ack(len(HEAD)), "DROP_NO_FLOW")
 
 
-def test_a_set_that_somebody_left_locked_is_left_out(router: Router, upgraded: Callable[[int], Router]) -> None:
+@pytest.mark.parametrize("sets", [FLOW_SETS, 2 * FLOW_SETS])
+def test_a_set_that_somebody_left_locked_is_left_out(
+    router: Router, upgraded: Callable[[int], Router], sets: int
+) -> None:
     there, locked = Connection(2000), neighbours(1)[0]
     for connection in (there, locked):
         router.opens(connection.data(HEAD), "web")
     flows = router.object.maps["flows"]
     number, _ = oracle.flow_place(locked.tuple, FLOW_SETS)
     flows.update(number, flows.lookup(number) | {"lock": 1})
-    new = upgraded(FLOW_SETS)
-    assert migrated(router, new, FLOW_SETS) == 1
+    new = upgraded(sets)
+    assert migrated(router, new, sets) == 1 == new.flows()
     new.forwards(there.ack(len(HEAD)), "FORWARDED", router.backend_of("web", there))
 
 
 def test_entries_that_no_packet_would_find_are_left_out(router: Router, upgraded: Callable[[int], Router]) -> None:
     connection = Connection()
     router.put_flow(connection, **entry(connection.data(HEAD), "web", "web-1"))
-    new = upgraded(FLOW_SETS)
+    new = upgraded(FLOW_SETS + 1)
     old_map, new_map = flow_maps(router, new)
-    assert migrate_flows(old_map, new_map, oracle.FLOW_KEY ^ 1, FLOW_SETS) == 0 == new.flows()
-    assert migrate_flows(old_map, new_map, oracle.FLOW_KEY, FLOW_SETS) == 1 == new.flows()
+    assert migrate_flows(old_map, new_map, oracle.FLOW_KEY ^ 1, FLOW_SETS + 1) == 0 == new.flows()
+    assert migrate_flows(old_map, new_map, oracle.FLOW_KEY, FLOW_SETS + 1) == 1 == new.flows()
 
 
 def test_what_is_no_flow_table_is_refused(router: Router, upgraded: Callable[[int], Router]) -> None:

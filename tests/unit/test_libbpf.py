@@ -225,6 +225,8 @@ def test_maps_of_programs_go_without_batches(sample: BpfObject) -> None:
     with Map.create(MapType.PROG_ARRAY, "jumps", 4, 4, 4) as jumps:
         jumps.update_batch([(0, one), (2, other.fd)])
         assert jumps.items_batch() == [(0, one.id), (2, other.id)]
+        with pytest.raises(BpfError, match="reading map 'jumps': a map of type PROG_ARRAY has no batches"):
+            list(jumps.raw_batches(4))
         assert jumps.delete_batch([0, 1]) == 1
         jumps.clear()
         assert jumps.items_batch() == []
