@@ -160,7 +160,7 @@ class _Check:
     ended: float = 0.0
     """when the newest check was over"""
     good: float = 0.0
-    """when the last success began; at first, when the backend came"""
+    """when the last success began; at first, an interval before the first check"""
     due: float = 0.0
     """the beat"""
     timer: asyncio.TimerHandle | None = None
@@ -372,9 +372,10 @@ class Checker:
     # ---- while it runs ------------------------------------------------------------------------------------
 
     def _enter(self, check: _Check) -> None:
-        """Its first check comes within one interval."""
-        check.good = asyncio.get_running_loop().time()
-        check.due = check.good + self._rng.random() * check.health.interval
+        """Its first check comes within one interval, and counts as if one before that had succeeded."""
+        interval = check.health.interval
+        check.good = asyncio.get_running_loop().time() + (self._rng.random() - 1) * interval
+        check.due = check.good + interval
         self._set_timer(check, check.due)
 
     def _set_timer(self, check: _Check, begin: float) -> None:

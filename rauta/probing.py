@@ -148,51 +148,57 @@ def _of_errno(error: OSError) -> Result:
 
 async def _attempt(target: Target, loop: asyncio.AbstractEventLoop) -> None:
     """_Failure or OSError unless the backend passes."""
-    deadline = loop.time() + target.timeout
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+    connected = False
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock,
+        _Question(target) as question,
+    ):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        await _connect(sock, target, deadline, loop)
-        if not target.request:
-            return
         try:
-            async with asyncio.timeout_at(deadline):
-                await loop.sock_sendall(sock, target.request)
-                status = await _status(sock, target.statuses, loop)
-        except TimeoutError:
-            raise _Failure(Result.TIMEOUT, f"no answer within {target.timeout:g} s") from None
-    if status not in target.statuses:
-        raise _Failure(Result.STATUS, f"status {status}")
-
-
-async def _connect(sock: socket.socket, target: Target, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
-    with _Question(target.address) as question:
-        asking = loop.call_at(deadline - target.timeout / 2, question.ask)
-        try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(target.timeout):
                 await loop.sock_connect(sock, (target.address, target.port))
+                connected = True
+                question.withdraw()
+                if target.request:
+                    await loop.sock_sendall(sock, target.request)
+                    await _expect(sock, target.statuses, loop)
         except TimeoutError:
-            if question.answered():
-                raise _Failure(Result.TIMEOUT, f"accepts no connection within {target.timeout:g} s") from None
-            raise _Failure(Result.SILENT, f"no answer to SYN within {target.timeout:g} s") from None
-        finally:
-            asking.cancel()
+            raise _timed_out(target, connected, question) from None
+
+
+def _timed_out(target: Target, connected: bool, question: _Question) -> _Failure:
+    within = f"within {target.timeout:g} s"
+    if connected:
+        return _Failure(Result.TIMEOUT, f"no answer {within}")
+    if question.answered():
+        return _Failure(Result.TIMEOUT, f"accepts no connection {within}")
+    return _Failure(Result.SILENT, f"no answer to SYN {within}")
 
 
 class _Question:
-    """Has a host's kernel say that nobody listens on a port: it is there. Most checks never need to ask."""
+    """Half way through a check, has a host's kernel say that nobody listens on a port: it is there.
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    Most checks are over by then.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._address = target.address
         self._socket: socket.socket | None = None
+        self._timer = asyncio.get_running_loop().call_later(target.timeout / 2, self._ask)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.withdraw()
         if self._socket is not None:
             self._socket.close()
 
-    def ask(self) -> None:
+    def withdraw(self) -> None:
+        """It need not be asked any more."""
+        self._timer.cancel()
+
+    def _ask(self) -> None:
         with suppress(OSError):  # then there is no answer
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self._socket.connect((self._address, _DISCARD_PORT))
@@ -205,8 +211,11 @@ class _Question:
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
-async def _status(sock: socket.socket, wanted: frozenset[int], loop: asyncio.AbstractEventLoop) -> int:
-    """The status of an answer, once its whole head is there; of an interim one only if it is wanted."""
+async def _expect(sock: socket.socket, wanted: frozenset[int], loop: asyncio.AbstractEventLoop) -> None:
+    """Reads an answer's head; interim answers before it are passed over unless one of their statuses is wanted.
+
+    _Failure if the status is another one, or there is no such head.
+    """
     head = bytearray()
     budget = HEAD_BYTES
     while True:
@@ -217,8 +226,10 @@ async def _status(sock: socket.socket, wanted: frozenset[int], loop: asyncio.Abs
         head += data
         budget -= len(data)
         while (status := _taken(head, searched)) is not None:
-            if status in wanted or status == _SWITCHING or status >= 200:
-                return status
+            if status in wanted:
+                return
+            if status == _SWITCHING or status >= 200:
+                raise _Failure(Result.STATUS, f"status {status}")
             searched = 0
         if budget == 0:
             raise _Failure(Result.MALFORMED, f"a head of more than {HEAD_BYTES} bytes")
