@@ -178,8 +178,8 @@ class Health(_Model):
     http: Annotated[str, AfterValidator(paths.exact_path)] | None = None
     host: Annotated[str, AfterValidator(paths.host_name)] | None = None
     status: tuple[Annotated[int, Field(strict=True, ge=100, le=599)], ...] = (200,)
-    interval: Annotated[Duration, Field(ge=0.05, le=3600)] = 2.0
-    timeout: Annotated[Duration, Field(ge=0.01, le=60)] = 1.0
+    interval: Annotated[Duration, Field(ge=0.05, le=3600)] = references.HEALTH_INTERVAL
+    timeout: Annotated[Duration, Field(ge=0.01, le=60)] = references.HEALTH_TIMEOUT
     rise: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
     fall: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
     jitter: Annotated[Share, Field(le=0.5)] = 0.1

@@ -11,9 +11,10 @@ import re
 
 from rauta.contract import MAX_PATH, MAX_PREFIX_DEPTH, MAX_WILDCARD_LABELS
 
-__all__ = ["exact_path", "has_other_spellings", "host_name", "prefix", "segments"]
+__all__ = ["WILDCARD", "exact_path", "has_other_spellings", "host_name", "prefix", "segments"]
 
 WILDCARD = "*."
+"""how a host begins that stands for many"""
 _MAX_HOST = 253  # RFC 1035, 2.3.4, as text without the root's dot
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _UNRESERVED = re.compile(rb"[A-Za-z0-9._~-]")  # RFC 3986, 2.3

@@ -17,8 +17,12 @@ from pydantic import BaseModel
 from rauta import paths
 from rauta.contract import MAX_BACKENDS, MAX_ROUTES
 from rauta.mistakes import Location, Mistake
+from rauta.units import SECONDS, split
 
-__all__ = ["mistakes"]
+__all__ = ["HEALTH_INTERVAL", "HEALTH_TIMEOUT", "mistakes"]
+
+HEALTH_INTERVAL, HEALTH_TIMEOUT = 2.0, 1.0
+"""seconds, where the file says nothing"""
 
 Value = TypeVar("Value")
 
@@ -73,6 +77,7 @@ def mistakes(data: Any) -> Iterator[Mistake]:
     routes = sum(len(vip.each("routes")) for vip in vips)
     if routes > MAX_ROUTES:
         yield root.mistake("vips", f"have {routes} routes", f"at most {MAX_ROUTES} in all VIPs")
+    yield from _health(clusters)
     yield from _unknown_clusters(vips, clusters)
     yield from _backends(clusters, MAX_BACKENDS - (root.fields.get("fallback") is not None))
     yield from _local_ports(vips, clusters)
@@ -142,6 +147,33 @@ def _route_key(route: _Entry, kind: str) -> Hashable | None:
         return None
     method = route.fields.get("method")
     return (host, kind, path, method) if isinstance(method, (str, type(None))) else None
+
+
+def _health(clusters: Iterable[_Entry]) -> Iterator[Mistake]:
+    """Checks that would still be under way when the next one is due, and a Host that names no host."""
+    for cluster in clusters:
+        fields = cluster.fields.get("health")
+        if not isinstance(fields, Mapping):
+            continue
+        health = _Entry((*cluster.path, "health"), fields)
+        timeout = _seconds(fields.get("timeout", HEALTH_TIMEOUT))
+        interval = _seconds(fields.get("interval", HEALTH_INTERVAL))
+        if timeout is not None and interval is not None and timeout > interval:
+            problem = f"{timeout:g} s is longer than the interval, {interval:g} s"
+            yield health.mistake("timeout", problem, f"at most {interval:g}s")
+        if (host := health.text("host")) is not None and host.startswith(paths.WILDCARD):
+            yield health.mistake("host", f"{host!r} names no single host", "a name without a wildcard")
+
+
+def _seconds(duration: Any) -> float | None:
+    """A duration as a file has it, or a model; None if it is none."""
+    if isinstance(duration, float):
+        return duration
+    try:
+        number, unit = split(duration)
+    except ValueError:
+        return None
+    return number * SECONDS[unit] if unit in SECONDS else None
 
 
 def _unknown_clusters(vips: Iterable[_Entry], clusters: Iterable[_Entry]) -> Iterator[Mistake]:

@@ -192,6 +192,34 @@ ONE_MISTAKE = [
 ]
 
 
+HEALTH = [
+    ("{http: /health, interval: 1s, timeout: 1s}", None),
+    ("{interval: 1s}", None),
+    ("{timeout: 2s}", None),
+    (
+        "{interval: 300ms, timeout: 0.5s}",
+        "15: clusters[0].health.timeout: 0.5 s is longer than the interval, 0.3 s (allowed: at most 0.3s)",
+    ),
+    ("{timeout: 2001ms}", "15: clusters[0].health.timeout: 2.001 s is longer than the interval, 2 s (allowed: at most"),
+    ("{interval: 500ms}", "15: clusters[0].health.timeout: 1 s is longer than the interval, 0.5 s (allowed: at most"),
+    ("{interval: 2}", "15: clusters[0].health.interval: 2 is not a duration (allowed: a number with "),
+    ("{host: '*.test'}", "15: clusters[0].health.host: '*.test' names no single host (allowed: a name without"),
+]
+
+
+@pytest.mark.parametrize(("health", "said"), HEALTH, ids=[health for health, _ in HEALTH])
+def test_a_check_is_over_when_the_next_one_is_due_and_names_one_host(file: Path, health: str, said: str | None) -> None:
+    text = changed(("  - name: web\n", f"  - name: web\n    health: {health}\n"))
+    if said is None:
+        file.write_text(text)
+        config = load_config(file)
+        assert config.clusters[0].health is not None
+        assert Config(**dict(config)) == config
+    else:
+        (told,) = mistakes(file, text)
+        assert told.startswith(said)
+
+
 def test_more_routes_than_can_be_numbered_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number would run out of its bits, and the next route count as, and lead to, another one's."""
     monkeypatch.setattr(references, "MAX_ROUTES", 3)
