@@ -15,8 +15,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
-from rauta import loading, tables
-from rauta.bpf import TcAttachment, attach_tc
+from rauta import keyslots, loading, tables
+from rauta.bpf import BpfObject, TcAttachment, attach_tc
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.keys import Keys
@@ -27,14 +27,19 @@ _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 
 
 class Agent(loading.Loaded):
-    """A loaded agent, made by `load`."""
+    """A loaded agent, made by `load`. `keys` are those in its maps."""
+
+    def __init__(self, obj: BpfObject, keys: Keys) -> None:
+        """For `load`."""
+        super().__init__(obj)
+        self._slots = keyslots.KeySlots(obj, keys)
 
     @classmethod
     def load(cls, config: Config, keys: Keys, backend: str) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
-        Of `keys` only the cookie keys are used. RautaError if there is no such backend; RautaError or LoadError say
-        what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
+        Of `keys` it uses the cookie keys and the agents' secret. RautaError if there is no such backend; RautaError or
+        LoadError say what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
         services = tables.services(config, backend)
         return cls._load(config, keys, services, asked_at=config.backends()[backend].address)
@@ -51,24 +56,38 @@ class Agent(loading.Loaded):
     def _load(
         cls, config: Config, keys: Keys, services: Sequence[tables.Entry], asked_at: IPv4Address | None = None
     ) -> Self:
-        agent = cls(loading.open_object("agent"))
+        agent = cls(loading.open_object("agent"), keys)
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
-            agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
-            agent.object.rodata["digest_keys"] = keys.cookies.first_keys
+            agent.object.rodata["consumed_key"] = keys.consumed_key
+            agent.object.rodata["digest_keys"] = keys.first_keys
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
             agent.object.load()
-            agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
-            agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))
+            agent._slots.fill()
             agent.object.maps["services"].update_batch(services)
         except BaseException:
             agent.close()
             raise
         return agent
+
+    @property
+    def keys(self) -> Keys:
+        """Its secrets, as they are in its maps."""
+        return self._slots.keys
+
+    def set_keys(self, keys: Keys) -> None:
+        """Gives it other cookie keys while packets flow: see `rauta.keyslots`. The agents' secret stays.
+
+        RautaError if `keys` have another one, which would take what it remembers of connections from it; BpfError if
+        the kernel refuses. Then it may be called again.
+        """
+        if keys.agent_secret != self.keys.agent_secret:
+            raise keyslots.other_installation("the agent")
+        self._slots.exchange(keys.cookies)
 
     def attach(self, interface: str) -> tuple[TcAttachment, TcAttachment]:
         """Attaches to both directions of an interface of the calling thread's network namespace: (ingress, egress).

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
-from rauta import asks, failing, loading, neighbours, offloads, tables
+from rauta import asks, failing, keyslots, loading, neighbours, offloads, tables
 from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted, without
 from rauta.bpf import BpfObject, XdpAttachment, XdpMode, attach_xdp
@@ -64,17 +64,14 @@ class EventCounts:
 
 
 class Router(loading.Loaded):
-    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be.
-
-    `observation` is what it observes.
-    """
+    """A loaded router. `config` is what it routes by, `observation` what it observes."""
 
     def __init__(self, obj: BpfObject, config: Config, keys: Keys, observation: Observation) -> None:
         """For `load`."""
         super().__init__(obj)
         self.config = config
         self.observation = observation
-        self.keys = keys
+        self._slots = keyslots.KeySlots(obj, keys)
         self._attached = False
         self._down: frozenset[str] = frozenset()
         self._fallback_agent: Agent | None = None
@@ -133,6 +130,24 @@ class Router(loading.Loaded):
         if attachment.mode == "generic":
             undo.enter_context(offloads.gro_off(interface))
         return attachment
+
+    @property
+    def keys(self) -> Keys:
+        """Its secrets: the cookie keys that are in its maps, the route key redrawn if need be."""
+        return self._slots.keys
+
+    def set_keys(self, keys: Keys) -> None:
+        """Gives the router other cookie keys while packets flow, and its fallback's agent before: see `rauta.keyslots`.
+
+        From any thread. The keys of hashes stay what they are. RautaError if the flow key of `keys` is another: its
+        flows live by that; BpfError if the kernel refuses. Then it may be called again.
+        """
+        if keys.flow_key != self.keys.flow_key:
+            raise keyslots.other_installation("the router")
+        agent = self._fallback_agent
+        if agent is not None:
+            agent.set_keys(keys)
+        self._slots.exchange(keys.cookies)
 
     def set_weights(self, cluster: str, weights: Mapping[str, int]) -> None:
         """Gives backends of a cluster other weights, by name, while packets flow; the others keep theirs.
@@ -294,8 +309,7 @@ class Router(loading.Loaded):
 
     def _fill_maps(self, content: tables.RouterTables) -> None:
         maps = self.object.maps
-        maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
-        maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
+        self._slots.fill()
         maps["paths"].update_batch(content.paths)
         maps["hosts"].update_batch(content.hosts)
         self._balancer().fill(self.config.clusters)

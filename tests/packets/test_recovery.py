@@ -35,7 +35,7 @@ OWN, WEB_1, WEB_2, API_1 = "198.18.0.2", "198.18.0.11", "198.18.0.12", "198.18.0
 AGENTS = (WEB_1, WEB_2, API_1)
 PORT = 21057
 SECONDS = 5.0
-KEYS = Keys.from_bytes(bytes(range(48)))
+KEYS = Keys.from_bytes(bytes(range(64)))
 ASK_KEYS = KEYS.cookies.ask_keys
 HEAD = request("/")
 ALICE = Connection(keys=KEYS.cookies.by_epoch)
