@@ -174,6 +174,23 @@ def test_an_open_connection_outlives_its_cookies_key(router: Router, schedule: S
     assert ran(router, one.fin(2 * len(HEAD) + len(request("/api")), acked=200))[0] == "FORWARDED_MOVING"
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "closing"])
+def test_a_stale_first_request_is_reset_also_where_an_older_connection_has_an_entry(
+    router: Router, schedule: Schedule, ended: bool
+) -> None:
+    """The client has used its port again, and said nothing until the key was gone. The older one goes on as it was."""
+    old = greeted(router, Connection())
+    assert ran(router, old.data(HEAD))[0] == "ROUTED_FIRST"
+    if ended:
+        assert ran(router, old.fin(len(HEAD)))[0] == "FORWARDED_CLOSE"
+    newer = greeted(router, Connection(isn=old.isn + 5_000_000))
+    router.set_keys(schedule.keys_at(START + 2 * PERIOD))
+    verdict, answer = ran(router, newer.data(HEAD))
+    assert (verdict, answer) == ("TX_RESET_COOKIE", frames.reset_of(newer.data(HEAD)))
+    assert ran(router, newer.data(b"no request"))[0] == "DROP_OUT_OF_ORDER"
+    assert ran(router, old.data(HEAD))[0] == "FORWARDED_AGAIN"
+
+
 @pytest.mark.parametrize("moment", [0.0, PERIOD / 2, PERIOD, 1.5 * PERIOD])
 def test_orders_are_sealed_with_the_epochs_key(router: Router, schedule: Schedule, moment: float) -> None:
     """A connection that opened before the change moves after it."""
