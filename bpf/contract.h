@@ -126,6 +126,8 @@ struct bond {			/* what a shim is about, and between whom */
 #define COOKIE_OPTIONS	0xff	/* the low byte: everything but the hash */
 #define COOKIE_MSS_VALUES { 536, 1220, 1400, 1460 } /* the largest one that the client's MSS allows */
 
+/* Written while programs read it: one write changes either the key that is not in use, or the epoch alone
+ * (rauta/keyslots.py). docs/secrets.md says which keys are live when. */
 struct cookie_keys {		/* map cookie_keys, one entry; on routers and agents alike */
 	__u64 key[2][2];	/* SipHash-2-4 keys k0, k1 by epoch */
 	__u32 epoch;		/* the key that new cookies use: 0 or 1 */

@@ -115,6 +115,40 @@ static __always_inline enum verdict deliver_if_meant(struct __sk_buff *skb, cons
 	return deliver_later(skb, local, mapping);
 }
 
+/*
+ * A first request whose cookie is not good any more, because its key has been replaced, is good again: where its very
+ * connection is open, or about to be. The client has not heard yet that it is there, and would give up a connection
+ * that lives. Once that is over, nothing of it is taken.
+ */
+static __noinline int is_under_way(struct __sk_buff *skb, const struct tuple *local, const struct mapping *mapping)
+{
+	const struct mapping *known = bpf_map_lookup_elem(&mappings, local), *stored;
+	struct bpf_sock *sk;
+	int same = 0;
+
+	if (known && !same_connection(known, mapping))
+		known = NULL;
+	if (known && (known->state == MAPPING_OPENING || known->state == MAPPING_CLEARING))
+		return 1;
+	sk = find_socket(skb, local);
+	if (!sk)
+		return 0;
+	if (is_live(sk) && sk->state != BPF_TCP_TIME_WAIT) {
+		stored = mapping_of(sk);
+		same = stored ? same_connection(stored, mapping) : known || has_numbers(sk, mapping);
+	}
+	bpf_sk_release(sk);
+	return same;
+}
+
+/* May the packet open a connection, or may have opened it? */
+static __always_inline int may_open(struct __sk_buff *skb, const struct arrival *arrival, const struct tuple *local,
+				    const struct mapping *mapping)
+{
+	return arrival->length && (cookie_check(&arrival->tuple, mapping->isn, mapping->cookie) ||
+				   is_under_way(skb, local, mapping));
+}
+
 /* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs.
  */
 static __noinline enum verdict deliver(struct __sk_buff *skb, __be32 outer_source, __be32 outer_destination,
@@ -137,12 +171,15 @@ static __noinline enum verdict deliver(struct __sk_buff *skb, __be32 outer_sourc
 	 * too. */
 	if (!service || service->address != outer_destination)
 		return AGENT_DROP_NOT_SERVED;
-	if (opens && (!arrival.length || !cookie_check(tuple, arrival.seq - 1, arrival.ack - 1)))
-		return AGENT_DROP_COOKIE;
 	local = *tuple;
 	local.server = service->address;
 	local.server_port = service->port;
-	if (!opens) {
+	mapping.isn = arrival.seq - 1;
+	mapping.cookie = arrival.ack - 1;
+	if (opens) {
+		if (!may_open(skb, &arrival, &local, &mapping))
+			return AGENT_DROP_COOKIE;
+	} else {
 		known = bpf_map_lookup_elem(&mappings, &local);
 		if (known && outer_id(known->cookie) != (id & OUTER_ID_CONNECTION))
 			return AGENT_DROP_UNOPENED;
@@ -156,8 +193,6 @@ static __noinline enum verdict deliver(struct __sk_buff *skb, __be32 outer_sourc
 		return deliver_if_meant(skb, &local, known, arrival.seq, id);
 	mapping.vip = key.address;
 	mapping.vip_port = key.port;
-	mapping.isn = arrival.seq - 1;
-	mapping.cookie = arrival.ack - 1;
 	mapping.age = id >> 1 & AGE_LONG;
 	mapping.is_new = !!(id & OUTER_ID_NEW);
 	mapping.options = mapping.cookie & COOKIE_OPTIONS;

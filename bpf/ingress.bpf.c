@@ -500,6 +500,17 @@ static __noinline enum verdict early(struct xdp_md *ctx, struct segment *segment
 	return give_order(ctx, segment, flow, FORWARDED_EARLY);
 }
 
+/*
+ * The first request of the newest connection that a SYN was seen of, with a cookie that is worth nothing: whoever has
+ * waited until its key was replaced is told so, also where the tuple still has an older connection's entry. What may be
+ * a retransmission of that one's newest request is not.
+ */
+static __always_inline int is_stale(struct xdp_md *ctx, const struct segment *segment, const struct flow *flow)
+{
+	return flow->syn_seen == SYN_NEWEST && segment->seq - 1 == flow->syn_isn && segment->seq != flow->request_seq &&
+	       !is_flows_own(flow, segment) && starts_request(ctx, segment);
+}
+
 /* Data that is not the next request: a new connection's first request, the old one again, or a piece of its
  * body. */
 static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segment *segment,
@@ -514,6 +525,8 @@ static __always_inline enum verdict on_flow_data(struct xdp_md *ctx, struct segm
 	verdict = on_newer_syn(ctx, segment, flow);
 	if (verdict != UNDECIDED)
 		return verdict;
+	if (is_stale(ctx, segment, flow))
+		return send_reset(ctx, segment, TX_RESET_COOKIE);
 	if (flow->state == FLOW_ANSWERED)
 		return on_answered_data(ctx, segment, entry);
 	if (flow->state == FLOW_FALLBACK)

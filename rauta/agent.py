@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self, TypeAlias
 
-from rauta import loading, tables
+from rauta import keyslots, loading, tables
 from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, attach_tc, attached_tc_id, program_name
 from rauta.config import Config
 from rauta.errors import RautaError
@@ -37,11 +37,12 @@ Services: TypeAlias = Callable[[Config], list[tables.Entry]]
 
 
 class Agent(loading.Loaded):
-    """A loaded agent, made by `load`."""
+    """A loaded agent, made by `load`. `keys` are those in its maps."""
 
-    def __init__(self, obj: BpfObject, config: Config, services: Services) -> None:
+    def __init__(self, obj: BpfObject, config: Config, services: Services, keys: Keys) -> None:
         """For `load`. `services`: what a configuration says for this host."""
         super().__init__(obj)
+        self._slots = keyslots.KeySlots(obj, keys)
         self.config = config
         self._services = services
 
@@ -51,10 +52,9 @@ class Agent(loading.Loaded):
     ) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
-        Of `keys` only the cookie keys are used. `earlier` are the maps of an agent that this one is to take the place of, see
-        `attach`: connections and counters go on.
-        RautaError if there is no such backend; RautaError or LoadError say what the machine lacks (the agent needs
-        Linux 6.9), or what the verifier said.
+        Of `keys` it uses the cookie keys and the agents' secret. `earlier` are the maps of an agent that this one is to
+        take the place of, see `attach`: connections and counters go on. RautaError if there is no such backend;
+        RautaError or LoadError say what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
         address = config.backends()[backend].address if backend in config.backends() else None
         return cls._load(config, keys, partial(_services_of, backend, address), address, earlier)
@@ -74,13 +74,13 @@ class Agent(loading.Loaded):
         cls, config: Config, keys: Keys, services: Services, asked_at: IPv4Address | None, earlier: Mapping[str, Map]
     ) -> Self:
         entries = services(config)
-        agent = cls(loading.open_object("agent"), config, services)
+        agent = cls(loading.open_object("agent"), config, services, keys)
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
             agent.object.rodata["routers_mask"] = tables.be32(routers.netmask)
-            agent.object.rodata["consumed_key"] = keys.cookies.consumed_key
-            agent.object.rodata["digest_keys"] = keys.cookies.first_keys
+            agent.object.rodata["consumed_key"] = keys.consumed_key
+            agent.object.rodata["digest_keys"] = keys.first_keys
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
@@ -89,13 +89,27 @@ class Agent(loading.Loaded):
             migrate_all(agent.object, left, 0)
             if (served := earlier.get("services")) is not None:  # who does not lead here any more may have connections
                 agent.object.maps["services"].update_batch(served.items_batch())
-            agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
-            agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))
+            agent._slots.fill()
             agent._serve(entries)
         except BaseException:
             agent.close()
             raise
         return agent
+
+    @property
+    def keys(self) -> Keys:
+        """Its secrets, as they are in its maps."""
+        return self._slots.keys
+
+    def set_keys(self, keys: Keys) -> None:
+        """Gives it other cookie keys while packets flow: see `rauta.keyslots`. The agents' secret stays.
+
+        RautaError if `keys` have another one, which would take what it remembers of connections from it; BpfError if
+        the kernel refuses. Then it may be called again.
+        """
+        if keys.agent_secret != self.keys.agent_secret:
+            raise keyslots.other_installation("the agent")
+        self._slots.exchange(keys.cookies)
 
     def reconfigure(self, config: Config) -> None:
         """Goes on with another configuration, while packets flow.

@@ -207,7 +207,7 @@ class Answers:
 
     async def explain(self, asked: Mapping[str, Any]) -> Any:
         """What the router does with a request, and why: by its present weights and keys."""
-        from rauta.explain import explain_live  # noqa: PLC0415
+        from rauta.explain import explain_live
 
         return explain_live(self._daemon.router, asked)
 
@@ -236,7 +236,7 @@ class Answers:
 
     async def doctor(self, _: Mapping[str, Any]) -> Any:
         """What is wrong with this host, and on the way to the backends."""
-        from rauta.doctor import examine_router  # noqa: PLC0415
+        from rauta.doctor import examine_router
 
         return await self._daemon.in_thread(lambda: examine_router(self._daemon.router))
 

@@ -126,7 +126,9 @@ def _lines(path: Path, command: str, arguments: Mapping[str, Any]) -> Iterator[d
         try:
             sock.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise RautaError(tried, "no router listens there", "Is it running? `rauta run -c FILE` starts it.") from error
+            raise RautaError(
+                tried, "no router listens there", "Is it running? `rauta run -c FILE` starts it."
+            ) from error
         except PermissionError as error:
             raise RautaError(tried, "the socket is root's alone", "Run as root.") from error
         sock.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")

@@ -29,7 +29,6 @@ from rauta.errors import RautaError
 from rauta.events import EventReader
 from rauta.health import Checker, Transition
 from rauta.instance import Instance, State
-from rauta.keys import Keys
 from rauta.observation import EventRates, Observation
 from rauta.recovery import Recovery
 from rauta.router import Plan, Router
@@ -116,9 +115,7 @@ class Daemon:
         observation = Observation(events=EventRates())
         with self.instance.pinned("router") as maps, self.instance.pinned("fallback") as agent_maps:
             standing = Standing(drained=state.drained)
-            router = Router.load(
-                config, keys, observation=observation, standing=standing, ids=state.ids, earlier=maps
-            )
+            router = Router.load(config, keys, observation=observation, standing=standing, ids=state.ids, earlier=maps)
             stack.callback(router.object.close)  # and not `close`: packets go on
             self.router = router
             self._save(replace(state, ids=router.ids, interfaces=config.interfaces))
@@ -133,13 +130,13 @@ class Daemon:
             self.recovery = stack.enter_context(Recovery(router))
 
     async def _serve(self, stack: AsyncExitStack) -> None:
-        from rauta.commands import Commands  # noqa: PLC0415
+        from rauta.commands import Commands
 
         server = await control.serve(self.instance.control, Commands(self).handlers())
         stack.callback(server.close)
         listen = self.router.config.metrics
         if listen is not None:
-            from rauta import metrics  # noqa: PLC0415
+            from rauta import metrics
 
             stack.push_async_callback(await metrics.serve(self, *listen.listen))
 
@@ -249,7 +246,9 @@ class Daemon:
     async def _see_off(self, backend: str) -> None:
         """Whoever waits for a host that is down is told at once; after a while, whoever may be waiting."""
         clients = await self.in_thread(lambda: self.router.probe_down(backend))
-        logger.warning("host of backend is down, its clients are probed", extra={"backend": backend, "clients": clients})
+        logger.warning(
+            "host of backend is down, its clients are probed", extra={"backend": backend, "clients": clients}
+        )
         asyncio.get_running_loop().call_later(
             failing.GIVE_UP_SECONDS, lambda: asyncio.ensure_future(self._give_up(backend))
         )
@@ -323,9 +322,7 @@ def _tell_systemd(message: str) -> None:
     """sd_notify(3), if the service manager has asked for it."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
-        import socket  # noqa: PLC0415
+        import socket
 
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(message.encode(), address.replace("@", "\0", 1))
-
-

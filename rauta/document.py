@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from rauta.errors import RautaError
 from rauta.mistakes import Location, Mistake, explain
 
-__all__ = ["Document", "DocumentError", "load_document"]
+__all__ = ["Document", "DocumentError", "load_document", "read_document"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -66,11 +66,18 @@ def load_document(path: str | Path) -> Document:
     """Reads a YAML file. RautaError if it cannot be read; DocumentError, with the line, if it is no YAML mapping."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise RautaError(f"reading {path}", str(error.strerror), "Name an existing file that you may read.") from error
+    return read_document(path, content)
+
+
+def read_document(path: Path, content: bytes) -> Document:
+    """The document that a file's content is. DocumentError, with the line, if it is no YAML mapping."""
+    try:
+        text = content.decode()
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + 1
         raise DocumentError(path, [(line, Mistake((), "a byte that is not UTF-8", "a file in UTF-8"))]) from error
     try:
         source = _parser().load(text)

@@ -1,7 +1,9 @@
 """The secrets of a RAUTA installation: who knows them can forge cookies or aim at a backend's hash slots.
 
-Cookie keys are shared by all routers and agents; the two hash keys belong to routers only (routers that must agree on a
-backend share the flow key). No key ever appears in a repr, so that none lands in a log or a traceback.
+Cookie keys are shared by all routers and agents, and change while programs run (rauta.secrets). The others do not: what
+programs remember by them would be forgotten. The two hash keys belong to routers (routers that must agree on a backend
+share the flow key), the agents' secret to agents. No key ever appears in a repr, so that none lands in a log or a
+traceback.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from dataclasses import dataclass, field, replace
 from rauta.contract import DIGEST_KEYS
 from rauta.errors import RautaError
 
-__all__ = ["CookieKeys", "Keys"]
+__all__ = ["COOKIE_KEY_BYTES", "STABLE_BYTES", "CookieKeys", "Keys", "SipHashKey", "siphash_key"]
 
-_COOKIE_KEY_BYTES = 16
-_COOKIE_BYTES = 2 * _COOKIE_KEY_BYTES
+COOKIE_KEY_BYTES = 16
+STABLE_BYTES = 32
+"""of what does not rotate: route key, flow key, the agents' secret"""
+
+_COOKIE_BYTES = 2 * COOKIE_KEY_BYTES
 _HASH_KEY_BYTES = 8
 _DIGEST_LABEL = b"rauta head digest"
 _CONSUMED_LABEL = b"rauta consumed connections"
@@ -43,19 +48,6 @@ class CookieKeys:
             )
 
     @property
-    def consumed_key(self) -> SipHashKey:
-        """The key of the fingerprints of connections that have had their socket: SHAKE-256 of both keys."""
-        raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
-        derived = hashlib.shake_256(_CONSUMED_LABEL + raw).digest(_COOKIE_KEY_BYTES)
-        return int.from_bytes(derived[:8], "little"), int.from_bytes(derived[8:], "little")
-
-    @property
-    def first_keys(self) -> list[int]:
-        """The keys of the digests of connections' first data, 64 bits each: SHAKE-256 of both keys."""
-        raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
-        return _digest_keys(_FIRST_LABEL + raw)
-
-    @property
     def ask_keys(self) -> tuple[SipHashKey, SipHashKey]:
         """The keys of what routers ask agents (docs/recovery.md), by epoch: each is SHAKE-256 of a cookie key.
 
@@ -73,35 +65,56 @@ class CookieKeys:
     def from_bytes(cls, raw: bytes, epoch: int = 0) -> CookieKeys:
         """Keys from 32 bytes: epoch 0's k0, k1, epoch 1's k0, k1, each little-endian. RautaError on another length."""
         _require_length("cookie keys", raw, _COOKIE_BYTES)
-        k = [int.from_bytes(raw[i : i + 8], "little") for i in range(0, _COOKIE_BYTES, 8)]
-        return cls(by_epoch=((k[0], k[1]), (k[2], k[3])), epoch=epoch)
+        return cls((siphash_key(raw[:COOKIE_KEY_BYTES]), siphash_key(raw[COOKIE_KEY_BYTES:])), epoch)
+
+    def with_key(self, epoch: int, key: SipHashKey) -> CookieKeys:
+        """The same, but for the key of one epoch."""
+        first, second = self.by_epoch
+        return replace(self, by_epoch=(first, key) if epoch else (key, second))
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """All secrets of a router. An agent reads only `cookies`."""
+    """All secrets of a router, and of an agent: that one reads only `cookies` and what comes of `agent_secret`."""
 
     cookies: CookieKeys = field(repr=False)
     route_key: int = field(repr=False)  # 64 bits: of the hashes of host names and paths
     flow_key: int = field(repr=False)  # 64 bits: of the hash of a connection's tuple
+    agent_secret: bytes = field(repr=False)  # 16 bytes: of what an agent knows connections by
 
     @classmethod
     def generate(cls) -> Keys:
         """Fresh random keys."""
-        return cls.from_bytes(secrets.token_bytes(_COOKIE_BYTES + 2 * _HASH_KEY_BYTES))
+        return cls.from_bytes(secrets.token_bytes(_COOKIE_BYTES + STABLE_BYTES))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Keys:
-        """Keys from 48 bytes: 32 of cookie keys (see `CookieKeys.from_bytes`), route_key, flow_key; all little-endian.
+        """Keys from 64 bytes: 32 of cookie keys (see `CookieKeys.from_bytes`), and 32 as `of` takes them.
 
         RautaError on another length.
         """
-        _require_length("keys", raw, _COOKIE_BYTES + 2 * _HASH_KEY_BYTES)
-        return cls(
-            cookies=CookieKeys.from_bytes(raw[:_COOKIE_BYTES]),
-            route_key=int.from_bytes(raw[_COOKIE_BYTES : _COOKIE_BYTES + _HASH_KEY_BYTES], "little"),
-            flow_key=int.from_bytes(raw[_COOKIE_BYTES + _HASH_KEY_BYTES :], "little"),
-        )
+        _require_length("keys", raw, _COOKIE_BYTES + STABLE_BYTES)
+        return cls.of(CookieKeys.from_bytes(raw[:_COOKIE_BYTES]), raw[_COOKIE_BYTES:])
+
+    @classmethod
+    def of(cls, cookies: CookieKeys, stable: bytes) -> Keys:
+        """Cookie keys, and 32 bytes of what does not rotate: route_key, flow_key (little-endian), agent_secret.
+
+        RautaError on another length.
+        """
+        _require_length("keys", stable, STABLE_BYTES)
+        route_key, flow_key = siphash_key(stable[: 2 * _HASH_KEY_BYTES])
+        return cls(cookies, route_key, flow_key, agent_secret=stable[2 * _HASH_KEY_BYTES :])
+
+    @property
+    def consumed_key(self) -> SipHashKey:
+        """The key of the fingerprints of connections that have had their socket: SHAKE-256 of the agents' secret."""
+        return siphash_key(hashlib.shake_256(_CONSUMED_LABEL + self.agent_secret).digest(COOKIE_KEY_BYTES))
+
+    @property
+    def first_keys(self) -> list[int]:
+        """The keys of the digests of connections' first data, 64 bits each: SHAKE-256 of the agents' secret."""
+        return _digest_keys(_FIRST_LABEL + self.agent_secret)
 
     @property
     def digest_keys(self) -> list[int]:
@@ -113,6 +126,11 @@ class Keys:
         return replace(self, route_key=int.from_bytes(secrets.token_bytes(_HASH_KEY_BYTES), "little"))
 
 
+def siphash_key(raw: bytes) -> SipHashKey:
+    """16 bytes as two numbers of 64 bits, each little-endian: k0 and k1 of the SipHash paper."""
+    return int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
+
+
 def _digest_keys(seed: bytes) -> list[int]:
     raw = hashlib.shake_256(seed).digest(8 * DIGEST_KEYS)
     return [int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8)]
@@ -120,8 +138,7 @@ def _digest_keys(seed: bytes) -> list[int]:
 
 def _derived_key(label: bytes, key: SipHashKey) -> SipHashKey:
     raw = b"".join(half.to_bytes(_HASH_KEY_BYTES, "little") for half in key)
-    made = hashlib.shake_256(label + raw).digest(_COOKIE_KEY_BYTES)
-    return int.from_bytes(made[:_HASH_KEY_BYTES], "little"), int.from_bytes(made[_HASH_KEY_BYTES:], "little")
+    return siphash_key(hashlib.shake_256(label + raw).digest(COOKIE_KEY_BYTES))
 
 
 def _require_length(what: str, raw: bytes, length: int) -> None:

@@ -82,7 +82,6 @@ class Recovery:
                 "recovering lost flows", "the configuration does not ask for it", "Add a section: `recovery: {}`."
             )
         self._port = config.recovery.port
-        self._epoch = router.keys.cookies.epoch
         self._router = router
         self._calls = Calls(router.object)
         self._map, self._vips = router.object.maps["lost"], router.object.maps["vips"]
@@ -172,7 +171,7 @@ class Recovery:
 
     def _put(self, question: Question[Holder]) -> None:
         """To all who may have the connection. Whom it does not reach is silent."""
-        payload = self._calls.question(question, self._epoch)
+        payload = self._calls.question(question, self._router.keys.cookies.epoch)
         for holder in question.waiting:
             try:
                 line = self._line(holder)

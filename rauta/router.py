@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Self
 
-from rauta import asks, failing, loading, neighbours, offloads, tables
+from rauta import asks, failing, keyslots, loading, neighbours, offloads, tables
 from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted
 from rauta.bpf import BpfObject, Map, XdpAttachment, XdpMode, attach_xdp, attached_xdp_id, possible_cpus, program_name
@@ -93,9 +93,9 @@ class Room:
 
 
 class Router(loading.Loaded):
-    """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be.
+    """A loaded router. `config` is what it routes by, `observation` what it observes.
 
-    `observation` is what it observes, `ids` are its numbers, `standing` says which backends get no requests.
+    `ids` are its numbers, `standing` says which backends get no requests.
     """
 
     def __init__(
@@ -105,9 +105,9 @@ class Router(loading.Loaded):
         super().__init__(obj)
         self.config = config
         self.observation = observation
-        self.keys = keys
         self.ids = ids
         self.standing = standing
+        self._slots = keyslots.KeySlots(obj, keys)
         self._routing = Routing(obj.maps, keys.route_key)
         self._interfaces: tuple[int, ...] = ()
         self._unreached: frozenset[str] = frozenset()
@@ -190,6 +190,24 @@ class Router(loading.Loaded):
         if attachment.mode == "generic":
             undo.enter_context(offloads.gro_off(interface))
         return attachment
+
+    @property
+    def keys(self) -> Keys:
+        """Its secrets: the cookie keys that are in its maps, the route key redrawn if need be."""
+        return self._slots.keys
+
+    def set_keys(self, keys: Keys) -> None:
+        """Gives the router other cookie keys while packets flow, and its fallback's agent before: see `rauta.keyslots`.
+
+        From any thread. The keys of hashes stay what they are. RautaError if the flow key of `keys` is another: its
+        flows live by that; BpfError if the kernel refuses. Then it may be called again.
+        """
+        if keys.flow_key != self.keys.flow_key:
+            raise keyslots.other_installation("the router")
+        agent = self._fallback_agent
+        if agent is not None:
+            agent.set_keys(keys)
+        self._slots.exchange(keys.cookies)
 
     # ---- another configuration -------------------------------------------------------------------------
 
@@ -490,8 +508,7 @@ class Router(loading.Loaded):
 
     def _fill_maps(self, earlier_backends: Map | None) -> None:
         maps, now = self.object.maps, Numbered(self._effective(), self.ids)
-        maps["cookie_keys"].update(0, tables.cookie_keys_entry(self.keys.cookies))
-        maps["ask_keys"].update(0, tables.ask_keys_entry(self.keys.cookies))
+        self._slots.fill()
         balancer = self._balancer(self.config, self.ids)
         numbered = [(self.ids.clusters[cluster.name], cluster) for cluster in now.config.clusters]
         balancer.fill(numbered)

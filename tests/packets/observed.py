@@ -14,7 +14,7 @@ from rauta.config import Config
 from rauta.keys import CookieKeys, Keys
 from rauta.router import Router
 
-KEYS = Keys(CookieKeys((oracle.COOKIE_KEYS[0], oracle.COOKIE_KEYS[1])), oracle.ROUTE_KEY, oracle.FLOW_KEY)
+KEYS = Keys(CookieKeys((oracle.COOKIE_KEYS[0], oracle.COOKIE_KEYS[1])), oracle.ROUTE_KEY, oracle.FLOW_KEY, bytes(16))
 ROUTES: dict[str, list[dict[str, str]]] = {
     "shop": [
         {"prefix": "/", "cluster": "web"},

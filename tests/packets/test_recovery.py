@@ -36,7 +36,7 @@ OWN, WEB_1, WEB_2, API_1 = "198.18.0.2", "198.18.0.11", "198.18.0.12", "198.18.0
 AGENTS = (WEB_1, WEB_2, API_1)
 PORT = 21057
 SECONDS = 5.0
-KEYS = Keys.from_bytes(bytes(range(48)))
+KEYS = Keys.from_bytes(bytes(range(64)))
 ASK_KEYS = KEYS.cookies.ask_keys
 HEAD = request("/")
 ALICE = Connection(keys=KEYS.cookies.by_epoch)
@@ -216,6 +216,24 @@ def test_the_newer_epochs_key_seals() -> None:
     with loaded(configuration(), keys) as newer, recovering(newer) as one:
         one.lose()
         assert one.hear(WEB_1)[0].epoch == 1
+
+
+def test_keys_that_change_are_followed() -> None:
+    """Questions are of the epoch in use, and answers to those of the epoch before are taken: they lie half a period
+    apart at least."""
+    later = KEYS.cookies.with_key(1, (5, 6))
+    with loaded(configuration(), KEYS) as router, recovering(router) as one:
+        one.lose()
+        asked, _ = one.hear(WEB_1)
+        router.set_keys(replace(KEYS, cookies=later))
+        router.set_keys(replace(KEYS, cookies=replace(later, epoch=1)))
+        one.say(WEB_1, asked, ASK_MINE, isn=ALICE.isn, cookie=ALICE.cookie, next=LOST.seq)
+        one.counts(segments_lost=1, flows_asked=1, flows_recovered=1)
+        one.lose(Connection(port=ALICE.port + 1).ack(len(HEAD), acked=5000))
+        data, asker = one.agents[WEB_1].recvfrom(2048)
+        again = parsed(data, Tuple(*asker, WEB_1, PORT))
+        assert again.epoch == 1
+        assert again.sealed(later.ask_keys) == data
 
 
 def test_without_the_section_nothing_is_asked() -> None:

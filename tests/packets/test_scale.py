@@ -27,7 +27,9 @@ from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 from rauta.router import Router
 
-KEYS = Keys(CookieKeys(oracle.COOKIE_KEYS), route_key=oracle.ROUTE_KEY, flow_key=oracle.FLOW_KEY)
+KEYS = Keys(
+    CookieKeys(oracle.COOKIE_KEYS), route_key=oracle.ROUTE_KEY, flow_key=oracle.FLOW_KEY, agent_secret=bytes(16)
+)
 ROUTES = 65_536
 HOSTS = 32  # of a VIP
 FIRST_BACKEND, FIRST_VIP = IPv4Address("198.18.0.1"), IPv4Address("198.18.100.1")

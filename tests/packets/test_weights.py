@@ -21,7 +21,9 @@ from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 from rauta.router import Router
 
-KEYS = Keys(CookieKeys(oracle.COOKIE_KEYS), route_key=oracle.ROUTE_KEY, flow_key=oracle.FLOW_KEY)
+KEYS = Keys(
+    CookieKeys(oracle.COOKIE_KEYS), route_key=oracle.ROUTE_KEY, flow_key=oracle.FLOW_KEY, agent_secret=bytes(16)
+)
 ADDRESSES = {f"web-{number}": f"198.18.0.{10 + number}" for number in range(1, 5)} | {"api-1": "198.18.0.21"}
 NAMES = {address: name for name, address in ADDRESSES.items()}
 WEIGHTS = {"web-1": 1, "web-2": 1, "web-3": 2, "web-4": 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -331,7 +332,7 @@ def test_without_a_fallback_the_router_has_no_agent() -> None:
 
 
 def test_keys_come_from_bytes_in_little_endian_order() -> None:
-    keys = Keys.from_bytes(bytes(range(48)))
+    keys = Keys.from_bytes(bytes(range(64)))
     assert keys.cookies.by_epoch == (
         (0x0706050403020100, 0x0F0E0D0C0B0A0908),
         (0x1716151413121110, 0x1F1E1D1C1B1A1918),
@@ -342,10 +343,11 @@ def test_keys_come_from_bytes_in_little_endian_order() -> None:
 
 
 def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
-    """Every agent works it out from the cookie keys, and it is none of those."""
-    keys = [CookieKeys.from_bytes(raw) for raw in (bytes(32), bytes(31) + b"\1", bytes(32))]
+    """It comes of the agents' secret alone, which stays when cookie keys rotate."""
+    keys = [Keys.from_bytes(raw) for raw in (bytes(64), bytes(63) + b"\1", b"\1" * 48 + bytes(16))]
     assert keys[0].consumed_key == keys[2].consumed_key != keys[1].consumed_key
-    assert keys[0].consumed_key == (0xB4AA8D2381585D3A, 0x10CC82892DE46BE1)
+    assert keys[0].first_keys == keys[2].first_keys != keys[1].first_keys
+    assert keys[0].consumed_key == (0x147886086CB0CAE3, 0xDB73346400B1852C)
 
 
 def test_asks_have_keys_of_their_own_for_each_epoch() -> None:
@@ -357,7 +359,7 @@ def test_asks_have_keys_of_their_own_for_each_epoch() -> None:
 
 
 def test_keys_do_not_show_themselves() -> None:
-    keys = Keys.from_bytes(bytes([0x41]) * 48)
+    keys = Keys.from_bytes(bytes([0x41]) * 64)
     for shown in (repr(keys), str(keys), repr(keys.cookies), f"{keys.cookies}"):
         assert not re.search(r"0x41|4702111234474983745|A{3}", shown)
 
@@ -367,11 +369,11 @@ def test_fresh_keys_differ_and_a_fresh_route_key_changes_nothing_else() -> None:
     assert keys != Keys.generate()
     redrawn = keys.with_fresh_route_key()
     assert redrawn.route_key != keys.route_key
-    assert (redrawn.cookies, redrawn.flow_key) == (keys.cookies, keys.flow_key)
+    assert replace(redrawn, route_key=keys.route_key) == keys
 
 
 def test_keys_of_the_wrong_size_and_epochs_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(RautaError, match="Give exactly 48 bytes"):
-        Keys.from_bytes(bytes(47))
+    with pytest.raises(RautaError, match="Give exactly 64 bytes"):
+        Keys.from_bytes(bytes(63))
     with pytest.raises(RautaError, match="there is no epoch 2"):
         CookieKeys.from_bytes(bytes(32), epoch=2)
