@@ -247,6 +247,11 @@ class Router(loading.Loaded):
         counts = [sum(per_cpu) for _, per_cpu in self.object.maps["route_requests"].items_batch()]
         return [RouteRequests(vip, route, requests) for (vip, route), requests in zip(routes, counts, strict=False)]
 
+    def requests_by_backend(self) -> dict[str, int]:
+        """How many requests went to each backend, by its name: first ones, later ones, and those that moved to it."""
+        counts = self.object.maps["backend_requests"]
+        return {name: sum(counts.lookup(index)) for name, index in tables.backend_indices(self.config).items()}
+
     def latency(self) -> dict[str, Histogram]:
         """How long the program took, by what became of the packet: a sample, see `Observation.latency_one_in`.
 
