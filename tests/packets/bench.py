@@ -282,16 +282,18 @@ class Router(Bench):
         opens: bool = False,
         cookie: int | None = None,
         beyond: bool = False,
+        route: int | None = None,
     ) -> None:
         """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection, `beyond` if
         it must say that the segment lies behind a request that is being moved.
 
-        It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
+        It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's. A
+        label behind it says the number of the `route`.
         """
         new = verdict == "ROUTED_FIRST"
         starts = verdict in ("ROUTED_NEXT", "FORWARDED_AGAIN")
         expected = self.encapsulated(
-            segment, backend, opens=opens, cookie=cookie, new=new, starts=starts, beyond=beyond
+            segment, backend, opens=opens, cookie=cookie, new=new, starts=starts, beyond=beyond, route=route
         )
         self.sends(segment, verdict, expected)
 
@@ -314,11 +316,12 @@ class Router(Bench):
         cookie: int | None = None,
         epoch: int = 0,
         source_mac: str | None = None,
+        outer_id: int = 0,
     ) -> None:
         """To the backend `mover`, with the order to hand the connection over to `target`.
 
         The order calls the connection by a `cookie`, by default that of its handshake. With `source_mac` it leaves by
-        another interface, which has that MAC address.
+        another interface, which has that MAC address. `outer_id` is the outer identification.
         """
         earliest = oracle.shim_time()
         code, output = self.run("rauta_ingress", segment, verdict)
@@ -326,7 +329,7 @@ class Router(Bench):
         assert said in (earliest, oracle.shim_time())
         shim = self.order(segment, mover, target, cookie=cookie, epoch=epoch, time=said)
         mac = frames.ROUTER_MAC if source_mac is None else source_mac
-        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac)
+        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac, outer_id)
         assert (code, output.hex(" ")) == (XDP_REDIRECT if source_mac else XDP_TX, expected.hex(" "))
 
     def adopts(self, segment: Segment, verdict: str, target: str, *, cookie: int | None = None) -> None:
@@ -380,12 +383,22 @@ class Router(Bench):
         new: bool | None = None,
         starts: bool = False,
         beyond: bool = False,
+        route: int | None = None,
     ) -> bytes:
         """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
         return frames.encapsulated(
-            segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new, starts=starts, beyond=beyond
+            segment,
+            BACKENDS[backend],
+            source,
+            cookie,
+            opens=opens,
+            mac=mac,
+            new=new,
+            starts=starts,
+            beyond=beyond,
+            route=route,
         )
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
