@@ -432,9 +432,18 @@ class Agent(Bench):
     """`rauta_agent_ingress` and `rauta_agent_egress` of one backend, in a network namespace without any socket."""
 
     def __init__(
-        self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]], **constants: int
+        self,
+        routers: str,
+        mask: str,
+        services: Mapping[tuple[str, int], tuple[str, int]],
+        *,
+        routes: int = 0,
+        **constants: int,
     ) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object."""
+        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object.
+
+        It counts by so many `routes`.
+        """
         obj = loading.open_object("agent")
         for name, value in constants.items():
             obj.rodata[name] = value
@@ -442,6 +451,7 @@ class Agent(Bench):
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
+        obj.maps["figures"].set_max_entries(1 + routes)
         super().__init__(obj)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))

@@ -560,6 +560,12 @@ def path_entries(routes: Sequence[tuple[int, Route]], host_id: int, clusters: Ma
 # ---- observation ----------------------------------------------------------------------------------------
 
 
+def first_byte_bucket(ns: int) -> int:
+    """The bucket that counts a time to an answer's first byte: the first one whose bound is more, or the last."""
+    bounds = [FIRST_BYTE_UNIT << bucket for bucket in range(FIRST_BYTE_BUCKETS - 1)]
+    return next((bucket for bucket, bound in enumerate(bounds) if ns < bound), FIRST_BYTE_BUCKETS - 1)
+
+
 def latency_bucket(ns: int) -> int:
     """The bucket that counts a time: the last one whose least time is not more; the first counts shorter ones, too."""
     least = [(4 + step) << octave - 2 for octave in range(4, 24) for step in range(4)]
