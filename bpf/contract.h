@@ -49,7 +49,8 @@
  * so that one which comes before its first request does not count as one of the tuple's last connection, and whether a
  * request starts in it, for the agent to follow its answer (follow.h); of a first request, how long ago the router
  * answered the SYN (age.h), for the backend's kernel to know the round trip, and whether the router has routed it as a
- * new connection's, knowing of no earlier one (first.h). HEAD: the method, whose answers have no body.
+ * new connection's, knowing of no earlier one (first.h). HEAD: the method, whose answers have no body. An order's says
+ * something else: see struct label.
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
 #define OUTER_ID_REQUEST 0x0002	/* a later request starts with the payload */
