@@ -46,6 +46,7 @@ const volatile struct {
 	enum mapping_state mapping_state;
 	enum shim_kind shim_kind;
 	enum shim_flags shim_flags;
+	struct label label;
 	struct shim shim;
 	struct bond bond;
 	enum verdict verdict;

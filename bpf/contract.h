@@ -51,7 +51,8 @@
  * so that one which comes before its first request does not count as one of the tuple's last connection, and whether a
  * request starts in it, for the agent to follow its answer (follow.h); of a first request, how long ago the router
  * answered the SYN (age.h), for the backend's kernel to know the round trip, and whether the router has routed it as a
- * new connection's, knowing of no earlier one (first.h). HEAD: the method, whose answers have no body.
+ * new connection's, knowing of no earlier one (first.h). HEAD: the method, whose answers have no body. An order's says
+ * something else: see struct label.
  */
 #define OUTER_ID_OPENS	0x0001	/* carries the first request of a connection (or its retransmission) */
 #define OUTER_ID_REQUEST 0x0002	/* a later request starts with the payload */
@@ -82,6 +83,7 @@ enum shim_kind {		/* struct ask has the other numbers: both are under the same k
 	SHIM_ADOPT = 17,	/* old backend, or router if that one is down, to the new one: go on with the connection, with
 				 * this request */
 	SHIM_MOVED = 18,	/* old backend to the router: it has been handed over */
+	SHIM_LABEL = 19,	/* struct label: the packet is an ordinary one */
 };
 
 enum shim_flags {
@@ -103,6 +105,24 @@ struct shim {			/* between the outer IPv4 header and the packet */
 				 * MOVED: what the request acknowledged */
 	__u64 tag;		/* SipHash-2-4, under ask_keys' key of the epoch, of the shim up to here and struct bond */
 } __attribute__((packed, aligned(4))); /* it stands behind 20 bytes */
+
+/*
+ * A router that is told to (constant `labels`) says to agents which route a request has found. Packets in which one
+ * starts (OUTER_ID_OPENS or OUTER_ID_REQUEST, retransmissions, too) have a label between the outer IPv4 header and the
+ * packet, unless they are for the fallback, or would exceed PATH_MTU by it. An order has none: its outer
+ * identification, which says nothing else, is the route's number + 1, or 0 if that is not known or over 65,535; the old
+ * backend passes it on as it is.
+ *
+ * Labels are for figures alone (struct route_figures). They have no tag, and whoever can send from the routers' prefix
+ * can write what he likes: nothing is decided by them, and a number beyond the agent's routes counts as not known.
+ * Agents take packets with and without.
+ */
+struct label {
+	__u8 version;		/* SHIM_VERSION */
+	__u8 kind;		/* SHIM_LABEL, where a shim has its own kind */
+	__u16 reserved;
+	__u32 route;		/* its number, as in struct path, from 0 */
+} __attribute__((packed, aligned(4)));
 
 struct bond {			/* what a shim is about, and between whom */
 	struct tuple tuple;	/* client -> VIP */
@@ -297,7 +317,8 @@ struct flow {			/* only ever inserted after a valid cookie, or because an agent 
 	__u32 syn_isn;		/* what syn_seen says */
 	__u16 head_length;	/* of the newest request, bytes */
 	__u16 backend;		/* index; NO_BACKEND when the router answered the first request itself */
-	__u32 cluster;		/* index; the newest request's */
+	__u32 cluster;		/* index; the newest request's. If the router labels requests, all of the route's word in
+				 * struct path: above it the route's number + 1 */
 	__u8 state;		/* enum flow_state */
 	__u8 syn_seen;		/* enum syn_seen */
 	__u8 first;		/* enum first_kind: what request_seq is */
@@ -428,6 +449,11 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 	__u8 options;		/* of the client's SYN, as the low byte of a cookie has them */
 	__u32 clock;		/* moved here: the old socket's clock of timestamps, then; 0: not moved, or no timestamps */
 	__u32 origin;		/* cookie of the connection's handshake, wherever it has been since */
+
+	/* Figures (figures.h); nothing is decided by them. */
+	__u64 asked_at;		/* CLOCK_MONOTONIC, ns: when the newest request came; 0: the head of its answer has left */
+	__u32 route;		/* that request's number, as in struct label, + 1; 0: not known */
+	__u32 reserved;
 };
 
 /*
@@ -639,6 +665,23 @@ enum verdict_class {		/* what becomes of a packet, by the range of its verdict *
 struct latency {		/* map latency, per CPU, by enum verdict_class */
 	__u64 sum;		/* of all times, ns */
 	__u64 bucket[LATENCY_BUCKETS];
+};
+
+/*
+ * Times from a request to its answer: bucket b counts those that are less than FIRST_BYTE_UNIT << b ns, and not less than
+ * half of that; the first also counts shorter ones, the last also longer ones.
+ */
+#define FIRST_BYTE_UNIT	64000	/* ns */
+#define FIRST_BYTE_BUCKETS 21	/* the last one begins at 33.6 s */
+#define STATUS_CLASSES	6
+
+struct route_figures {		/* the agent's map figures, per CPU, by the route's number + 1; 0: it is not known */
+	__u64 requests;		/* that have come, retransmissions apart */
+	__u64 statuses[STATUS_CLASSES]; /* answers by the first digit of their status, interim ones, too; 0: it could not
+				 * be read, but an answer has begun */
+	__u64 sum;		/* of all times that the buckets count, ns */
+	__u64 bucket[FIRST_BYTE_BUCKETS]; /* from a request's first segment to the first byte of its answer; interim
+				 * answers are none */
 };
 
 #define NO_ROUTE_NUMBER	0xffffffff

@@ -93,7 +93,7 @@ static __noinline int take_request(struct __sk_buff *skb, const struct tuple *lo
 		mapping = bpf_sk_storage_get(&connections, tcp, known,
 					     known && known->state == MAPPING_OPEN ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 		if (mapping)
-			failed = count_request(mapping, seq, tcp->rcv_nxt, is_head);
+			failed = count_request(mapping, seq, tcp->rcv_nxt, is_head, said_route(skb));
 	}
 	bpf_sk_release(sk);
 	return failed;
@@ -197,6 +197,7 @@ static __noinline enum verdict deliver(struct __sk_buff *skb, __be32 outer_sourc
 	mapping.is_new = !!(id & OUTER_ID_NEW);
 	mapping.options = mapping.cookie & COOKIE_OPTIONS;
 	mapping.origin = mapping.cookie;
+	mapping.route = said_route(skb);
 	first_question(&mapping, id & OUTER_ID_FIRST_HEAD);
 	mapping.first = first_digest(skb, ETH_LENGTH + IP_LENGTH + arrival.header_length, arrival.length);
 	return open_connection(skb, &local, &mapping, arrival.header_length);
@@ -254,9 +255,18 @@ static __always_inline enum verdict pass_plain(struct __sk_buff *skb, const stru
 	return AGENT_PASS_SYN;
 }
 
+/* What stands in front of the packet: 0, or -1 if it is no label. All of it is nothing but a hint for the figures. */
+static __always_inline int read_label(struct __sk_buff *skb, const struct label *label, const void *end)
+{
+	if ((const void *)(label + 1) > end || label->version != SHIM_VERSION || label->kind != SHIM_LABEL)
+		return -1;
+	said_route(skb) = label->route + 1;
+	return 0;
+}
+
 static __always_inline enum verdict receive(struct __sk_buff *skb)
 {
-	__u32 wanted = ETH_LENGTH + IP_LENGTH + TCP_LENGTH;
+	__u32 wanted = ETH_LENGTH + IP_LENGTH + TCP_LENGTH, front = IP_LENGTH;
 	struct iphdr *ip;
 	void *data, *end;
 	__be32 outer_source, outer_destination;
@@ -272,10 +282,15 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	ip = data + ETH_LENGTH;
 	if ((void *)(ip + 1) > end)
 		return AGENT_PASS;
-	if (ip->protocol == SHIM_PROTOCOL)
-		return receive_shim(skb);
-	if (ip->protocol != IPPROTO_IPIP)
+	if (ip->protocol == SHIM_PROTOCOL) {
+		if (read_label(skb, (void *)(ip + 1), end))
+			return receive_shim(skb);
+		front += LABEL_LENGTH;
+	} else if (ip->protocol != IPPROTO_IPIP) {
 		return is_ask(ip, end) ? answer_ask(skb) : pass_plain(skb, ip, end);
+	} else {
+		said_route(skb) = 0;
+	}
 	if ((ip->saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	if (ip->ihl != 5 || ip->frag_off & IP_FRAGMENT)
@@ -284,7 +299,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	outer_destination = ip->daddr;
 	id = bpf_ntohs(ip->id);
 	handed_on = ip->ttl <= HANDED_ON_TTL;
-	if (bpf_skb_adjust_room(skb, -(int)IP_LENGTH, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+	if (bpf_skb_adjust_room(skb, -(int)front, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return AGENT_DROP_MALFORMED;
 	return deliver(skb, outer_source, outer_destination, id, handed_on);
 }

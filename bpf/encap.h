@@ -9,6 +9,7 @@
 #include "balance.h"
 #include "checksum.h"
 #include "hash.h"
+#include "label.h"
 #include "packet.h"
 #include "too_big.h"
 
@@ -20,17 +21,18 @@ static __always_inline __be32 outer_source(const struct segment *segment)
 	return encapsulation_prefix | ((__u32)segment->hash & ~encapsulation_mask);
 }
 
+/* `between`: bytes of what stands between the outer header and the packet. */
 static __always_inline void write_outer(struct iphdr *outer, const struct segment *segment,
-					__be32 destination, __u16 id)
+					__be32 destination, __u16 id, __u32 between)
 {
 	outer->version = 4;
 	outer->ihl = 5;
 	outer->tos = segment->tos;
-	outer->tot_len = bpf_htons(segment->ip_length + IP_LENGTH);
+	outer->tot_len = bpf_htons(segment->ip_length + IP_LENGTH + between);
 	outer->id = bpf_htons(id);
 	outer->frag_off = IP_DF;
 	outer->ttl = DEFAULT_TTL;
-	outer->protocol = IPPROTO_IPIP;
+	outer->protocol = between ? SHIM_PROTOCOL : IPPROTO_IPIP;
 	outer->check = 0;
 	outer->saddr = outer_source(segment);
 	outer->daddr = destination;
@@ -65,6 +67,7 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 	int padding = segment->frame - ETH_LENGTH - segment->ip_length;
 	struct ethhdr *eth, *inner;
 	void *data, *end;
+	__u32 label;
 
 	segment->backend = index;
 	if (!backend || !backend->address)
@@ -73,16 +76,19 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 		return answer_too_big(ctx, segment);
 	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
 		return DROP_NO_ROOM;
-	if (bpf_xdp_adjust_head(ctx, -(int)IP_LENGTH))
+	label = label_length(segment, backend);
+	if (bpf_xdp_adjust_head(ctx, -(int)(IP_LENGTH + label)))
 		return DROP_NO_ROOM;
 
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	eth = data;
-	inner = data + IP_LENGTH;
+	inner = data + IP_LENGTH + label;
 	if ((void *)(inner + 1) > end)
 		return DROP_NO_ROOM;
 	write_ethernet(ctx, eth, inner, segment, backend);
-	write_outer((void *)(eth + 1), segment, backend->address, id);
+	write_outer((void *)(eth + 1), segment, backend->address, id, label);
+	if (label)
+		write_label((void *)(eth + 1) + IP_LENGTH, segment);
 	return verdict;
 }

@@ -21,6 +21,7 @@
 #include <stddef.h>
 
 #include "hash.h"
+#include "label.h"
 #include "packet.h"
 #include "scratch.h"
 
@@ -280,18 +281,18 @@ static __always_inline void set_answered(struct flow *flow, const struct segment
 }
 
 static __always_inline int note_request(const struct entry *entry, const struct segment *segment,
-					const struct request *request, __u32 cluster)
+					const struct request *request)
 {
 	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_NOT;
-			   flow->cluster = cluster);
+			   flow->cluster = kept_route(segment));
 }
 
 /* The request moves the flow; entry->flow says from whom to whom. */
 static __always_inline int note_order(const struct entry *entry, const struct segment *segment,
-				      const struct request *request, __u32 cluster)
+				      const struct request *request)
 {
 	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_MOVED;
-			   flow->state = FLOW_MOVING; flow->answer = 0; flow->cluster = cluster;
+			   flow->state = FLOW_MOVING; flow->answer = 0; flow->cluster = kept_route(segment);
 			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
 }
 
@@ -307,11 +308,11 @@ static __always_inline void keep_origin(struct flow *flow)
 
 /* The request with these numbers goes to another backend without the old one, which is down. */
 static __always_inline int note_adoption(const struct entry *entry, const struct segment *segment,
-					 const struct request *request, __u32 cluster)
+					 const struct request *request)
 {
 	return CHANGE_FLOW(entry, set_request(flow, segment, request); flow->first = FIRST_MOVED;
 			   keep_origin(flow); flow->isn = segment->seq - 1; flow->cookie = segment->ack - 1;
-			   flow->cluster = cluster;
+			   flow->cluster = kept_route(segment);
 			   flow->mover = (entry)->flow.mover; flow->backend = (entry)->flow.backend);
 }
 

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include "figures.h"
 #include "socket.h"
 #include "swar.h"
 #include "translate.h"
@@ -142,6 +143,29 @@ static __always_inline __u16 read_status(const struct answer *answer)
 	return hundreds * 100 + tens * 10 + ones;
 }
 
+/* The first digit of the status, or 0. Of HTTP/1.0, too, of which nothing else is understood here. */
+static __always_inline __u32 status_class(const struct answer *answer)
+{
+	__u32 digit = (__u8)(answer_byte(answer, 9) - '0');
+
+	if (swar_first(answer_word(answer, 0), 7) != CHARS8('H', 'T', 'T', 'P', '/', '1', '.', 0) ||
+	    answer_byte(answer, 8) != ' ' || digit >= STATUS_CLASSES)
+		return 0;
+	return digit;
+}
+
+/* For the figures: an answer begins. Whether it can be followed or not, its beginning is in the scratch map. */
+static __always_inline void note_status(struct mapping *mapping)
+{
+	const struct answer *answer = get_answer();
+	__u32 class;
+
+	if (!answer)
+		return;
+	class = status_class(answer);
+	note_answer(mapping, class, class == 1 && answer->status != 101);
+}
+
 /* Reads the head of `length` bytes at most at `offset` of the packet. Returns its length, or 0: it cannot be read.
  * Global: verified once. */
 __noinline __u32 read_answer(struct __sk_buff *skb, __u32 offset, __u32 length)
@@ -214,6 +238,7 @@ static __always_inline int follow_bytes(struct __sk_buff *skb, struct mapping *m
 		if (mapping->asked == mapping->answered)
 			return -1;
 		head = read_answer(skb, offset, length);
+		note_status(mapping);
 		if (!head || head > length || begin_answer(mapping))
 			return -1;
 		offset += head;
@@ -240,22 +265,26 @@ static __noinline int follow_answer(struct __sk_buff *skb, struct mapping *mappi
 /*
  * A request starts in this segment, says the router. Whether all before it has been received is what the socket says:
  * otherwise it has overtaken something, another request perhaps, and comes again. 0, or -1: it is to be dropped.
- * Where answers are not followed any more, nothing depends on it, and nothing counts as unanswered.
+ * Where answers are not followed any more, nothing depends on it, and nothing counts as unanswered; only the figures have
+ * it.
  */
-static __always_inline int count_request(struct mapping *mapping, __u32 seq, __u32 expected, int is_head)
+static __always_inline int count_request(struct mapping *mapping, __u32 seq, __u32 expected, int is_head,
+					 __u32 route)
 {
 	__u32 bit = 1U << (mapping->asked & (HEADS - 1));
 
-	if (mapping->pinned)
-		return 0;
 	if ((__s32)(seq - expected) > 0)
-		return -1;
+		return mapping->pinned ? 0 : -1;
 	if (seq != expected || mapping->request == seq)
 		return 0;
-	if ((__u8)(mapping->asked - mapping->answered) >= HEADS)
+	if (!mapping->pinned && (__u8)(mapping->asked - mapping->answered) >= HEADS)
 		return -1;
-	mapping->heads = is_head ? mapping->heads | bit : mapping->heads & ~bit;
 	mapping->request = seq;
+	mapping->route = route;
+	note_asked(mapping);
+	if (mapping->pinned)
+		return 0;
+	mapping->heads = is_head ? mapping->heads | bit : mapping->heads & ~bit;
 	barrier();
 	mapping->asked++;
 	return 0;

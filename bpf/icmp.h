@@ -78,9 +78,9 @@ static __always_inline void lead_to_client(struct xdp_md *ctx, struct segment *s
 		segment->leaves = way.ifindex;
 }
 
-/* Takes the outer header out of the excerpt; `sum` is that of what stays. */
+/* Takes what the router has put in front out of the excerpt, so many bytes; `sum` is that of what stays. */
 static __always_inline enum verdict tell_client(struct xdp_md *ctx, struct segment *segment, __u16 mtu,
-						__u64 sum)
+						__u32 front, __u64 sum)
 {
 	int padding = segment->frame - ETH_LENGTH - segment->ip_length;
 	struct ethhdr *eth = (void *)(long)ctx->data, turned;
@@ -90,15 +90,15 @@ static __always_inline enum verdict tell_client(struct xdp_md *ctx, struct segme
 		return DROP_NO_ROOM;
 	turned = turned_round(eth);
 	lead_to_client(ctx, segment, &turned);
-	if ((padding && bpf_xdp_adjust_tail(ctx, -padding)) || bpf_xdp_adjust_head(ctx, (int)IP_LENGTH))
+	if ((padding && bpf_xdp_adjust_tail(ctx, -padding)) || bpf_xdp_adjust_head(ctx, (int)front))
 		return DROP_NO_ROOM;
 	eth = (void *)(long)ctx->data;
 	ip = (void *)(eth + 1);
 	if ((void *)(ip + 1) + ICMP_LENGTH > (void *)(long)ctx->data_end)
 		return DROP_NO_ROOM;
 	*eth = turned;
-	write_ip(ip, &segment->tuple, segment->ip_length - IP_LENGTH, IPPROTO_ICMP);
-	write_too_big((void *)(ip + 1), mtu - IP_LENGTH, sum);
+	write_ip(ip, &segment->tuple, segment->ip_length - front, IPPROTO_ICMP);
+	write_too_big((void *)(ip + 1), mtu - front, sum);
 	return TX_TOO_BIG;
 }
 
@@ -112,7 +112,8 @@ static __always_inline enum verdict on_error_to_router(struct xdp_md *ctx, struc
 						       const struct icmp_error *icmp,
 						       const struct iphdr *outer, const void *end)
 {
-	const struct excerpt *inner = (const void *)(outer + 1);
+	__u32 front = IP_LENGTH + (is_labelled(outer, end) ? LABEL_LENGTH : 0);
+	const struct excerpt *inner = (const void *)outer + front;
 	const struct backend *backend;
 	struct entry entry;
 	__u32 index;
@@ -120,7 +121,7 @@ static __always_inline enum verdict on_error_to_router(struct xdp_md *ctx, struc
 	__u64 sum;
 
 	if ((const void *)(inner + 1) > end || !is_fragmentation_needed(icmp) || !is_excerpt(inner) ||
-	    segment->ip_length < 2 * IP_LENGTH + ICMP_LENGTH + sizeof(*inner))
+	    segment->ip_length < IP_LENGTH + ICMP_LENGTH + front + sizeof(*inner))
 		return DROP_ICMP;
 	look_up_vip(segment, inner->ip.daddr, inner->destination);
 	segment->tuple.client = inner->ip.saddr;
@@ -135,10 +136,12 @@ static __always_inline enum verdict on_error_to_router(struct xdp_md *ctx, struc
 	    outer->saddr != outer_source(segment))
 		return DROP_ICMP;
 	mtu = bpf_ntohs(icmp->mtu);
-	if (mtu < MIN_MTU + IP_LENGTH || mtu >= bpf_ntohs(outer->tot_len))
+	if (mtu < MIN_MTU + front || mtu >= bpf_ntohs(outer->tot_len))
 		return DROP_ICMP;
 	sum = checksum_subtract(checksum_subtract(0, icmp, ICMP_LENGTH / 4), outer, IP_LENGTH / 4);
-	return tell_client(ctx, segment, mtu, sum);
+	if (front != IP_LENGTH)
+		sum = checksum_subtract(sum, outer + 1, LABEL_LENGTH / 4);
+	return tell_client(ctx, segment, mtu, front, sum);
 }
 
 /* A packet that is IPv4 but not TCP, and no fragment. */
@@ -164,7 +167,8 @@ static __noinline enum verdict on_other_protocol(struct xdp_md *ctx, struct segm
 			       ? DROP_ICMP
 			       : on_error_to_vip(ctx, segment, ip, icmp, end);
 	if ((ip->daddr & encapsulation_mask) != encapsulation_prefix || (void *)(outer + 1) > end ||
-	    outer->version != 4 || outer->ihl != 5 || outer->protocol != IPPROTO_IPIP)
+	    outer->version != 4 || outer->ihl != 5 ||
+	    (outer->protocol != IPPROTO_IPIP && !is_labelled(outer, end)))
 		return PASS_NOT_TCP;
 	return ip->ihl != 5 || ETH_LENGTH + segment->ip_length > segment->frame
 		       ? DROP_ICMP

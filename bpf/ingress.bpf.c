@@ -161,7 +161,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 	backend = choose_backend(cluster, segment->hash);
 	if (backend == NO_BACKEND)
 		return refuse(ctx, segment, entry, TX_UNAVAILABLE);
-	flow->cluster = cluster;
+	flow->cluster = kept_route(segment);
 	flow->backend = backend;
 	flow->state = FLOW_OPEN;
 	set_request(flow, segment, &scratch->request);
@@ -174,7 +174,7 @@ static __noinline enum verdict open_flow(struct xdp_md *ctx, struct segment *seg
 
 /* A later request, for another backend than the flow's. */
 static __noinline enum verdict move_flow(struct xdp_md *ctx, struct segment *segment, struct entry *entry,
-					      __u32 cluster, __u16 target)
+					      __u16 target)
 {
 	struct scratch *scratch = get_scratch();
 	enum verdict verdict;
@@ -183,12 +183,13 @@ static __noinline enum verdict move_flow(struct xdp_md *ctx, struct segment *seg
 		return DROP_NO_ROOM;
 	entry->flow.mover = entry->flow.backend;
 	entry->flow.backend = target;
+	entry->flow.cluster = kept_route(segment);
 	entry->flow.is_head = scratch->request.method == METHOD_HEAD;
 	verdict = give_order(ctx, segment, &entry->flow, ROUTED_MOVED);
 	if (verdict != ROUTED_MOVED)
 		return verdict;
-	if (scratch->order.adopts ? note_adoption(entry, segment, &scratch->request, cluster)
-				  : note_order(entry, segment, &scratch->request, cluster))
+	if (scratch->order.adopts ? note_adoption(entry, segment, &scratch->request)
+				  : note_order(entry, segment, &scratch->request))
 		return DROP_NO_ROOM;
 	return ROUTED_MOVED;
 }
@@ -222,10 +223,10 @@ static __noinline enum verdict continue_flow(struct xdp_md *ctx, struct segment 
 	if (backend == NO_BACKEND)
 		return drop_or_reset(ctx, segment, TX_UNAVAILABLE);
 	if (backend != entry->flow.backend)
-		return move_flow(ctx, segment, entry, cluster, backend);
+		return move_flow(ctx, segment, entry, backend);
 	kind = OUTER_ID_REQUEST | (scratch->request.method == METHOD_HEAD ? OUTER_ID_HEAD : 0);
 	verdict = encapsulate(ctx, segment, backend, outer_id(entry->flow.cookie) | kind, ROUTED_NEXT);
-	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request, cluster))
+	if (verdict == ROUTED_NEXT && note_request(entry, segment, &scratch->request))
 		return DROP_NO_ROOM;
 	return verdict;
 }
@@ -287,6 +288,8 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct segment *
 		return on_down(ctx, segment, flow);
 	if (opens && flow->first == FIRST_MOVED)
 		return give_order(ctx, segment, flow, FORWARDED_ORDER);
+	if (opens || verdict == FORWARDED_AGAIN)
+		segment->route = flow->cluster; /* for its label */
 	if (opens)
 		id = opening_id(ctx, segment, head_hint(flow));
 	else if (verdict == FORWARDED_AGAIN)
@@ -666,6 +669,7 @@ const volatile struct {
 	enum backend_down backend_down;
 	enum syn_seen syn_seen;
 	enum shim_kind shim_kind;
+	struct label label;
 	enum shim_flags shim_flags;
 	struct shim shim;
 	struct bond bond;

@@ -275,6 +275,7 @@ static __noinline enum verdict adopt(struct __sk_buff *skb, const struct bond *o
 		.options = shim->options,
 		.clock = shim->first,
 		.origin = shim->second,
+		.route = said_route(skb),
 	};
 
 	first_question(&mapping, shim->flags & SHIM_HEAD);
@@ -310,6 +311,7 @@ static __noinline enum verdict receive_shim(struct __sk_buff *skb)
 	if ((packet.outer.saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	bind_to(&packet, &bond);
+	said_route(skb) = bpf_ntohs(packet.outer.id);
 	if (find_server(&bond, &local))
 		return AGENT_DROP_NOT_SERVED;
 	if (!is_sealed_shim(&packet.shim, &bond))

@@ -24,6 +24,21 @@ static __always_inline void count_request(const __u32 *route)
 		*requests += 1;
 }
 
+struct { /* by the backend's index: whom requests went to; one that moves counts for the backend that it moves to */
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_BACKENDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} backend_requests SEC(".maps");
+
+static __always_inline void count_backend(const __u32 *backend)
+{
+	__u64 *requests = bpf_map_lookup_elem(&backend_requests, backend);
+
+	if (requests)
+		*requests += 1;
+}
+
 static const struct outcome nothing_known = { .route = NO_ROUTE_NUMBER, .backend = NO_BACKEND };
 
 /* Some of it only events tell. */
@@ -31,19 +46,20 @@ static __always_inline void note_outcome(struct outcome *outcome, const struct s
 {
 	outcome->vip = segment->vip ? segment->vip->id : 0;
 	outcome->route = route_number(segment->route);
-	outcome->leaves = segment->leaves;
-	if (!event_interval)
-		return;
-	outcome->tuple = segment->tuple;
 	outcome->backend = segment->backend;
+	outcome->leaves = segment->leaves;
+	if (event_interval)
+		outcome->tuple = segment->tuple;
 }
 
 /* `start`: what start_timing said. Map keys are where they are already, not on the stack. */
 static __always_inline void observe(const struct outcome *outcome, enum verdict verdict, __u64 start)
 {
 	count(&outcome->vip, verdict);
-	if (is_routed(verdict))
+	if (is_routed(verdict)) {
 		count_request(&outcome->route);
+		count_backend(&outcome->backend);
+	}
 	if (start)
 		note_time(class_of(verdict), start);
 	offer_event(outcome, verdict);

@@ -68,7 +68,7 @@ static __always_inline __u16 next_backend(const struct flow *flow, __u32 cluster
 		return flow->backend;
 	chosen = choose_backend(cluster, hash);
 	if (chosen == NO_BACKEND) /* a cluster without weights keeps what it has */
-		return cluster == flow->cluster && !is_down(flow->backend) ? flow->backend : NO_BACKEND;
+		return cluster == route_cluster(flow->cluster) && !is_down(flow->backend) ? flow->backend : NO_BACKEND;
 	return is_same_host(chosen, flow->backend) ? flow->backend : chosen;
 }
 
@@ -120,12 +120,12 @@ static __noinline int write_order(struct xdp_md *ctx)
 }
 
 /* Like encapsulate(): to the backend `index`, with room for a shim. */
-static __always_inline enum verdict encapsulate_shimmed(struct xdp_md *ctx, struct segment *segment, __u32 index)
+static __always_inline enum verdict encapsulate_shimmed(struct xdp_md *ctx, struct segment *segment, __u32 index,
+							__u16 id)
 {
 	const struct backend *backend = bpf_map_lookup_elem(&backends, &index);
 	int padding = segment->frame - ETH_LENGTH - segment->ip_length;
 	struct ethhdr *eth, *inner;
-	struct iphdr *outer;
 
 	if (!backend || !backend->address || backend->interface == BACKEND_LOCAL)
 		return DROP_NO_BACKEND;
@@ -135,16 +135,11 @@ static __always_inline enum verdict encapsulate_shimmed(struct xdp_md *ctx, stru
 	    bpf_xdp_adjust_head(ctx, -(int)(IP_LENGTH + SHIM_LENGTH)))
 		return DROP_NO_ROOM;
 	eth = (void *)(long)ctx->data;
-	outer = (void *)(eth + 1);
 	inner = (void *)eth + IP_LENGTH + SHIM_LENGTH;
 	if ((void *)(inner + 1) > (void *)(long)ctx->data_end)
 		return DROP_NO_ROOM;
 	write_ethernet(ctx, eth, inner, segment, backend);
-	write_outer(outer, segment, backend->address, 0);
-	outer->tot_len = bpf_htons(segment->ip_length + IP_LENGTH + SHIM_LENGTH);
-	outer->protocol = SHIM_PROTOCOL;
-	outer->check = 0;
-	outer->check = checksum_fold(checksum_add(0, outer, IP_LENGTH / 4));
+	write_outer((void *)(eth + 1), segment, backend->address, id, SHIM_LENGTH);
 	return UNDECIDED;
 }
 
@@ -159,7 +154,8 @@ static __noinline enum verdict give_order(struct xdp_md *ctx, struct segment *se
 
 	if (!is_configured(flow->backend))
 		return DROP_NO_BACKEND;
-	failed = encapsulate_shimmed(ctx, segment, adopts ? flow->backend : flow->mover);
+	failed = encapsulate_shimmed(ctx, segment, adopts ? flow->backend : flow->mover,
+				     order_id(flow->cluster));
 	if (!scratch || failed != UNDECIDED)
 		return failed == UNDECIDED ? DROP_NO_ROOM : failed;
 	segment->backend = flow->backend;

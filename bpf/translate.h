@@ -9,6 +9,7 @@
 
 #include "checksum.h"
 #include "consumed.h"
+#include "figures.h"
 #include "kernel.h"
 #include "verdict.h"
 
@@ -76,13 +77,19 @@ static __always_inline int same_connection(const struct mapping *a, const struct
 /*
  * The tuple's mapping, made or changed. 0, or negative if there is no room. A connection that makes way for
  * another without having opened has been given up by its client, who has used its port again: its first
- * request must not come late, and end the newer one.
+ * request must not come late, and end the newer one. What comes again of the same one is no further request.
  */
 static __always_inline long remember(const struct tuple *local, struct mapping *mapping, __u16 state)
 {
 	struct mapping *known = bpf_map_lookup_elem(&mappings, local);
 
 	mapping->state = state;
+	if (known && same_connection(known, mapping)) {
+		mapping->asked_at = known->asked_at;
+		mapping->route = known->route;
+	} else {
+		note_asked(mapping);
+	}
 	if (!known)
 		return bpf_map_update_elem(&mappings, local, mapping, BPF_ANY);
 	if (known->state != MAPPING_OPEN && !same_connection(known, mapping))

@@ -11,22 +11,43 @@ Everything is in the maps before the programs are attached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from rauta import keyslots, loading, tables
 from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, attach_tc, attached_tc_id, program_name
-from rauta.config import Config
+from rauta.config import Config, Route
 from rauta.errors import RautaError
 from rauta.keys import Keys
+from rauta.latency import FIRST_BYTE_BOUNDS, Histogram
 from rauta.migration import adopt, migrate_all
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "AgentRoute"]
 
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
+_STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")  # by their place in `struct route_figures`
+_UNKNOWN: tuple[str, Route | None] = ("", None)
+
+
+@dataclass(frozen=True)
+class AgentRoute:
+    """What an agent has counted of one route of a VIP, or of requests whose route it was not told (`route` is None).
+
+    `statuses` are answers by "1xx" to "5xx", and "unread" where an answer has begun whose status could not be read;
+    interim ones are 1xx, besides the answer that follows. `ttfb` has the times from a request's first segment, as it
+    passed the agent, to the first byte of its answer, with `latency.FIRST_BYTE_BOUNDS`. Both lack what the agent could
+    not follow: see docs/observability.md.
+    """
+
+    vip: str
+    route: Route | None
+    requests: int
+    statuses: Mapping[str, int]
+    ttfb: Histogram
 
 
 _CARRIED = ("mappings", "connections", "consumed", "verdicts")
@@ -45,6 +66,7 @@ class Agent(loading.Loaded):
         self._slots = keyslots.KeySlots(obj, keys)
         self.config = config
         self._services = services
+        self._routes = tuple((vip.name, route) for vip in config.vips for route in vip.routes)
 
     @classmethod
     def load(
@@ -84,6 +106,7 @@ class Agent(loading.Loaded):
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
+            agent.object.maps["figures"].set_max_entries(1 + len(agent._routes))
             left = adopt(agent.object, _CARRIED, earlier)
             agent.object.load()
             migrate_all(agent.object, left, 0)
@@ -171,11 +194,34 @@ class Agent(loading.Loaded):
         self._undo_here(attachment.detach)
         return attachment
 
+    def requests_by_route(self) -> list[AgentRoute]:
+        """What has come and was answered, by route in the order of the configuration; last, what no route is known of.
+
+        A router tells routes only if it is loaded with `Observation(labels=True)`, and both must have the same
+        configuration.
+        """
+        unknown, *known = (
+            value for _, value in sorted(self.object.maps["figures"].items_batch(), key=lambda one: one[0])
+        )
+        routes = (*self._routes, _UNKNOWN)
+        return [_figures(vip, route, value) for (vip, route), value in zip(routes, (*known, unknown), strict=True)]
+
     def _vips(self) -> int:
         return 0
 
     def _counts(self, verdict: str) -> bool:
         return loading.is_agent_verdict(verdict)
+
+
+def _figures(vip: str, route: Route | None, per_cpu: Sequence[Mapping[str, Any]]) -> AgentRoute:
+    counts = (sum(cpus) for cpus in zip(*(cpu["statuses"] for cpu in per_cpu), strict=True))
+    return AgentRoute(
+        vip,
+        route,
+        requests=sum(cpu["requests"] for cpu in per_cpu),
+        statuses=dict(zip(_STATUSES, counts, strict=True)),
+        ttfb=Histogram.of_cpus(per_cpu, FIRST_BYTE_BOUNDS),
+    )
 
 
 def _services_of(backend: str, address: IPv4Address | None, config: Config) -> list[tables.Entry]:

@@ -48,11 +48,13 @@ class Observation:
     """How much is observed. RautaError if a value is out of range.
 
     `latency_one_in`: one packet in so many is timed (`Router.latency`), on the average; 0 for none. `events`: which
-    packets are told to an `EventReader`; None for none.
+    packets are told to an `EventReader`; None for none. `labels`: whether requests tell the backends' agents their
+    route (`Agent.requests_by_route`); all agents must be of a version that knows labels.
     """
 
     latency_one_in: int = 1024
     events: EventRates | None = None
+    labels: bool = False
 
     def __post_init__(self) -> None:
         _require("latency_one_in", self.latency_one_in, 0, MAX_ONE_IN)
@@ -60,6 +62,7 @@ class Observation:
     def prepare(self, obj: BpfObject) -> None:
         """Sets constants and sizes of an object that is not loaded yet."""
         obj.rodata["latency_one_in"] = self.latency_one_in
+        obj.rodata["labels"] = int(self.labels)
         if self.events is None:
             return
         interval = _SECOND // self.events.rate

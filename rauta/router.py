@@ -45,7 +45,7 @@ _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _LEAST_ROOM = 1024  # routes and hosts, if the configuration does not say
 _FRAME = ("flows", "capacity", "encapsulation", "recovery", "fallback", "interfaces", "mode")
-_CARRIED = ("flows", "verdicts", "route_requests", "latency", "event_states")
+_CARRIED = ("flows", "verdicts", "route_requests", "backend_requests", "latency", "event_states")
 """the maps that hold what packets have left there; all others say what the configuration does"""
 _ALL_FIT, _NO_IDS = Standing(), Ids()
 _KEY_DRAWS = 8
@@ -276,6 +276,7 @@ class Router(loading.Loaded):
         zeros = bytes(maps["verdicts"].value_size)
         for number in gone.vips.values():
             maps["verdicts"].update(number, [zeros] * possible_cpus())
+        maps["backend_requests"].update_batch((number, 0) for number in gone.backends.values())
         maps["route_requests"].update_batch((number, 0) for number in gone.routes.values())
 
     # ---- backends come and go --------------------------------------------------------------------------
@@ -462,6 +463,11 @@ class Router(loading.Loaded):
             for vip in self.config.vips
             for route in vip.routes
         ]
+
+    def requests_by_backend(self) -> dict[str, int]:
+        """How many requests went to each backend, by its name: first ones, later ones, and those that moved to it."""
+        counts = self.object.maps["backend_requests"]
+        return {name: sum(counts.lookup(index)) for name, index in self.ids.backend_indices(self.config).items()}
 
     def latency(self) -> dict[str, Histogram]:
         """How long the program took, by what became of the packet: a sample, see `Observation.latency_one_in`.

@@ -281,16 +281,18 @@ class Router(Bench):
         opens: bool = False,
         cookie: int | None = None,
         beyond: bool = False,
+        route: int | None = None,
     ) -> None:
         """To that backend, encapsulated; `opens` if the outer header must say that it opens the connection, `beyond` if
         it must say that the segment lies behind a request that is being moved.
 
-        It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's.
+        It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's. A
+        label behind it says the number of the `route`.
         """
         new = verdict == "ROUTED_FIRST"
         starts = verdict in ("ROUTED_NEXT", "FORWARDED_AGAIN")
         expected = self.encapsulated(
-            segment, backend, opens=opens, cookie=cookie, new=new, starts=starts, beyond=beyond
+            segment, backend, opens=opens, cookie=cookie, new=new, starts=starts, beyond=beyond, route=route
         )
         self.sends(segment, verdict, expected)
 
@@ -313,11 +315,12 @@ class Router(Bench):
         cookie: int | None = None,
         epoch: int = 0,
         source_mac: str | None = None,
+        outer_id: int = 0,
     ) -> None:
         """To the backend `mover`, with the order to hand the connection over to `target`.
 
         The order calls the connection by a `cookie`, by default that of its handshake. With `source_mac` it leaves by
-        another interface, which has that MAC address.
+        another interface, which has that MAC address. `outer_id` is the outer identification.
         """
         earliest = oracle.shim_time()
         code, output = self.run("rauta_ingress", segment, verdict)
@@ -325,7 +328,7 @@ class Router(Bench):
         assert said in (earliest, oracle.shim_time())
         shim = self.order(segment, mover, target, cookie=cookie, epoch=epoch, time=said)
         mac = frames.ROUTER_MAC if source_mac is None else source_mac
-        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac)
+        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac, outer_id)
         assert (code, output.hex(" ")) == (XDP_REDIRECT if source_mac else XDP_TX, expected.hex(" "))
 
     def adopts(self, segment: Segment, verdict: str, target: str, *, cookie: int | None = None) -> None:
@@ -379,12 +382,22 @@ class Router(Bench):
         new: bool | None = None,
         starts: bool = False,
         beyond: bool = False,
+        route: int | None = None,
     ) -> bytes:
         """The frame for that backend."""
         source = oracle.outer_source(segment.connection.tuple, *self.outer)
         cookie = segment.connection.cookie if cookie is None else cookie
         return frames.encapsulated(
-            segment, BACKENDS[backend], source, cookie, opens=opens, mac=mac, new=new, starts=starts, beyond=beyond
+            segment,
+            BACKENDS[backend],
+            source,
+            cookie,
+            opens=opens,
+            mac=mac,
+            new=new,
+            starts=starts,
+            beyond=beyond,
+            route=route,
         )
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
@@ -418,9 +431,18 @@ class Agent(Bench):
     """`rauta_agent_ingress` and `rauta_agent_egress` of one backend, in a network namespace without any socket."""
 
     def __init__(
-        self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]], **constants: int
+        self,
+        routers: str,
+        mask: str,
+        services: Mapping[tuple[str, int], tuple[str, int]],
+        *,
+        routes: int = 0,
+        **constants: int,
     ) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object."""
+        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object.
+
+        It counts by so many `routes`.
+        """
         obj = loading.open_object("agent")
         for name, value in constants.items():
             obj.rodata[name] = value
@@ -428,6 +450,7 @@ class Agent(Bench):
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
+        obj.maps["figures"].set_max_entries(1 + routes)
         super().__init__(obj)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))

@@ -346,27 +346,38 @@ def encapsulated(
     new: bool | None = None,
     starts: bool = False,
     beyond: bool = False,
+    route: int | None = None,
 ) -> bytes:
     """The frame that carries a segment to a backend: the packet as it is, behind another IPv4 header.
 
     `cookie` is that of the connection which the router takes it to be of, `mac` the address of the interface that it
     leaves through. `age` is what a first request says of the handshake; None for what it says if it echoes
     ECHOED_CLOCK, or nothing; `new` whether the router knows of no earlier one, None if it depends on `opens` alone;
-    `starts` whether a later request starts with the segment; `beyond` whether it lies behind one that is being moved.
+    `starts` whether a later request starts with the segment; `beyond` whether it lies behind one that is being moved;
+    `route` the number that a label says.
     """
     if age is None:
         age = oracle.AGE_LONG if segment.options[:4] == timestamps(0, 0)[:4] else 0
     new = opens if new is None else new
     request = segment.payload if opens or starts else b""
     packet = outer_packet(
-        segment.packet, backend, source, cookie, opens=opens, age=age, new=new, request=request, beyond=beyond
+        segment.packet,
+        backend,
+        source,
+        cookie,
+        opens=opens,
+        age=age,
+        new=new,
+        request=request,
+        beyond=beyond,
+        route=route,
     )
     return ethernet(mac, backend.mac, packet)
 
 
-def ordered(segment: Segment, shim: oracle.Shim, source: str, destination: str) -> bytes:
+def ordered(segment: Segment, shim: oracle.Shim, source: str, destination: str, outer_id: int = 0) -> bytes:
     """The frame in which a shim stands in front of a client's packet; between these two MAC addresses."""
-    return ethernet(source, destination, shimmed(segment.packet, shim))
+    return ethernet(source, destination, shimmed(segment.packet, shim, id=outer_id))
 
 
 def shimmed(packet: bytes, shim: oracle.Shim | bytes, **outer: Any) -> bytes:
@@ -388,8 +399,10 @@ def outer_packet(
     new: bool = False,
     request: bytes = b"",
     beyond: bool = False,
+    route: int | None = None,
 ) -> bytes:
     """The IPv4 packet that carries another one to a backend."""
+    label = b"" if route is None else oracle.label(route)
     outer = IP(
         src=source,
         dst=backend.address,
@@ -397,6 +410,6 @@ def outer_packet(
         id=oracle.outer_id(cookie, opens=opens, age=age, new=new, request=request, beyond=beyond),
         flags="DF",
         ttl=64,
-        proto=4,
+        proto=oracle.SHIM_PROTOCOL if label else 4,
     )
-    return bytes(outer / Raw(packet))
+    return bytes(outer / Raw(label + packet))

@@ -53,9 +53,11 @@ FIRST_NOT, FIRST_OPENS, FIRST_MOVED = 0, 1, 2
 SYN_NONE, SYN_NEWEST, SYN_MOVED = 0, 1, 2
 MAX_ORDERS = 9
 SHIM_PROTOCOL, SHIM_VERSION, SHIM_LIFETIME = 253, 1, 60
-SHIM_MOVE, SHIM_ADOPT, SHIM_MOVED = 16, 17, 18
+SHIM_MOVE, SHIM_ADOPT, SHIM_MOVED, SHIM_LABEL = 16, 17, 18, 19
 SHIM_EPOCH, SHIM_HEAD = 1, 2
 SHIM_SIZE = 24
+LABEL_SIZE = 8
+FIRST_BYTE_UNIT, FIRST_BYTE_BUCKETS = 64_000, 21
 ASK_VERSION = 1
 ASK_WHOSE, ASK_MINE, ASK_NOT_MINE = 1, 2, 3
 ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
@@ -109,8 +111,9 @@ def named_vip(frame: bytes) -> dict[str, int] | None:
     if header[9:10] == b"\x01":
         header, rest = _split_ip(rest[8:])
         address, port = header[12:16], rest[0:2]
-        if header[9:10] == b"\x04":
-            header, rest = _split_ip(rest)
+        labelled = header[9:10] == b"\xfd" and rest[1:2] == bytes([SHIM_LABEL])
+        if header[9:10] == b"\x04" or labelled:
+            header, rest = _split_ip(rest[LABEL_SIZE if labelled else 0 :])
             address, port = header[16:20], rest[2:4]
     if len(address) < 4 or len(port) < 2:
         return None
@@ -405,6 +408,11 @@ class Shim:
         return said + siphash24(*keys[self.flags & SHIM_EPOCH], said + bond).to_bytes(8, "little")
 
 
+def label(route: int, version: int = SHIM_VERSION, kind: int = SHIM_LABEL) -> bytes:
+    """`struct label`: the number of a request's route."""
+    return bytes([version, kind, 0, 0]) + _words(route)
+
+
 def shim_time() -> int:
     """What the time in a shim is just now: TAI, seconds, modulo 2^16."""
     return int(time.clock_gettime(time.CLOCK_TAI)) & 0xFFFF
@@ -557,6 +565,12 @@ def path_entries(routes: Sequence[tuple[int, Route]], host_id: int, clusters: Ma
 
 
 # ---- observation ----------------------------------------------------------------------------------------
+
+
+def first_byte_bucket(ns: int) -> int:
+    """The bucket that counts a time to an answer's first byte: the first one whose bound is more, or the last."""
+    bounds = [FIRST_BYTE_UNIT << bucket for bucket in range(FIRST_BYTE_BUCKETS - 1)]
+    return next((bucket for bucket, bound in enumerate(bounds) if ns < bound), FIRST_BYTE_BUCKETS - 1)
 
 
 def latency_bucket(ns: int) -> int:

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from rauta.contract import LATENCY_BUCKETS
-from rauta.latency import BOUNDS, Histogram
+from rauta.contract import FIRST_BYTE_BUCKETS, LATENCY_BUCKETS
+from rauta.latency import BOUNDS, FIRST_BYTE_BOUNDS, Histogram
 
 NS = 1e-9
 
@@ -58,3 +58,30 @@ def test_no_such_quantile(share: float) -> None:
 def test_histograms_add_up() -> None:
     both = histogram({1: 2}, 44 * NS) + histogram({1: 1, 5: 1}, 66 * NS)
     assert both == histogram({1: 3, 5: 1}, 110 * NS)
+
+
+# ---- other bounds ---------------------------------------------------------------------------------------
+
+
+def test_the_buckets_of_first_bytes_double_from_64_us() -> None:
+    assert FIRST_BYTE_BOUNDS[:3] == pytest.approx([64e-6, 128e-6, 256e-6])
+    assert len(FIRST_BYTE_BOUNDS) == FIRST_BYTE_BUCKETS
+    assert FIRST_BYTE_BOUNDS[-2:] == (pytest.approx(33.554432), math.inf)
+
+
+def test_quantiles_go_by_the_histograms_own_bounds() -> None:
+    times = Histogram((0, 4, *[0] * (FIRST_BYTE_BUCKETS - 3), 4), 1.0, FIRST_BYTE_BOUNDS)
+    assert times.quantile(0.25) == pytest.approx(96e-6)
+    assert times.quantile(0.99) == pytest.approx(33.554432)
+
+
+def test_a_histogram_of_cpus_keeps_its_bounds() -> None:
+    cpus = [{"sum": 5_000_000, "bucket": [1, 0, 2]}, {"sum": 7_000_000, "bucket": [0, 1, 0]}]
+    assert Histogram.of_cpus(cpus, (1.0, 2.0, math.inf)) == Histogram((1, 1, 2), 0.012, (1.0, 2.0, math.inf))
+
+
+def test_only_histograms_of_the_same_bounds_add_up() -> None:
+    one = Histogram((1, 2), 3.0, (1.0, math.inf))
+    assert one + one == Histogram((2, 4), 6.0, (1.0, math.inf))
+    with pytest.raises(ValueError, match="different bounds"):
+        one + Histogram((1, 2), 3.0, (2.0, math.inf))

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The route of a request, told to the backend's agent, which counts by route (figures.h): eight bytes between the outer
+ * IPv4 header and the packet. An order says it in the outer identification, where nothing else stands: the request in it
+ * may be as long as ROUTER_MSS allows, and has no room for more than the shim.
+ *
+ * It is for figures alone, and decides nothing: so it has no tag, and what has no room for it goes without.
+ */
+#pragma once
+
+#include "packet.h"
+
+const volatile __u32 labels; /* not 0: requests carry labels */
+
+#define LABEL_LENGTH ((__u32)sizeof(struct label))
+
+/* What the flow's entry keeps of the newest request's route, for its retransmissions. */
+static __always_inline __u32 kept_route(const struct segment *segment)
+{
+	return labels ? segment->route : route_cluster(segment->route);
+}
+
+/* Bytes of the label of what leaves for the backend: 0, if it has none. */
+static __always_inline __u32 label_length(const struct segment *segment, const struct backend *backend)
+{
+	return labels && segment->route >> ROUTE_CLUSTER_BITS && backend->interface != BACKEND_LOCAL &&
+			       segment->ip_length + IP_LENGTH + LABEL_LENGTH <= PATH_MTU
+		       ? LABEL_LENGTH
+		       : 0;
+}
+
+static __always_inline void write_label(struct label *label, const struct segment *segment)
+{
+	label->version = SHIM_VERSION;
+	label->kind = SHIM_LABEL;
+	label->reserved = 0;
+	label->route = route_number(segment->route);
+}
+
+/* What an order says instead, from what the flow's entry keeps. */
+static __always_inline __u16 order_id(__u32 kept)
+{
+	__u32 number = kept >> ROUTE_CLUSTER_BITS; /* the route's, and one more */
+
+	return number <= 0xffff ? number : 0;
+}
+
+/* Does a label follow the outer header? For a router that writes none the question is not there. */
+static __always_inline int is_labelled(const struct iphdr *outer, const void *end)
+{
+	const struct label *label = (const void *)(outer + 1);
+
+	return labels && outer->protocol == SHIM_PROTOCOL && (const void *)(label + 1) <= end &&
+	       label->version == SHIM_VERSION && label->kind == SHIM_LABEL;
+}
