@@ -186,6 +186,11 @@ class Agent(loading.Loaded):
         ingress = self._attach_one(index, "ingress", replace, made_clsact)
         return ingress, egress
 
+    def leave(self) -> None:
+        """Ends with this process, but leaves everything as it is: packets go on. Safe to repeat."""
+        self._undo.pop_all()
+        self.object.close()
+
     def _attach_one(self, index: int, direction: Direction, replace: bool, made_clsact: bool) -> TcAttachment:
         program = self.object.programs[f"rauta_agent_{direction}"]
         present = attached_tc_id(index, direction) if replace else None

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rauta import control, failing
+from rauta.answers import Answers
 from rauta.config import Config, load_config
 from rauta.errors import RautaError
 from rauta.events import EventReader
@@ -34,6 +35,7 @@ from rauta.recovery import Recovery
 from rauta.router import Plan, Router
 from rauta.secrets import Rotation, create, load_schedule
 from rauta.standing import Standing
+from rauta.telling import Told
 
 __all__ = ["Daemon", "Options"]
 
@@ -71,7 +73,8 @@ class Daemon:
         self.router: Router
         self.health: Checker
         self.recovery: Recovery | None = None
-        self.events: EventReader
+        self.told: Told
+        self.modes: Mapping[str, str] = {}
         self._rotation: Rotation
         self._state = State()
         self._busy = asyncio.Lock()
@@ -116,23 +119,31 @@ class Daemon:
         with self.instance.pinned("router") as maps, self.instance.pinned("fallback") as agent_maps:
             standing = Standing(drained=state.drained)
             router = Router.load(config, keys, observation=observation, standing=standing, ids=state.ids, earlier=maps)
-            stack.callback(router.object.close)  # and not `close`: packets go on
+            stack.callback(router.leave)
             self.router = router
             self._save(replace(state, ids=router.ids, interfaces=config.interfaces))
-            router.attach(*config.interfaces, mode=config.mode, strict=False, replace=True, earlier=agent_maps)
+            attachments = router.attach(
+                *config.interfaces,
+                mode=config.mode,
+                strict=False,
+                replace=True,
+                earlier=agent_maps,
+                made_clsact=state.made_clsact,
+            )
+            self.modes = {
+                name: attachment.mode for name, attachment in zip(config.interfaces, attachments, strict=True)
+            }
         self.instance.pin("router", router.object)
         if router.fallback_agent is not None:
             self.instance.pin("fallback", router.fallback_agent.object)
         self._rotation = Rotation(self._rotation.schedule, (router,))
         self.health = Checker(config.clusters, self._changed)
-        self.events = stack.enter_context(EventReader(router))
+        self.told = Told(stack.enter_context(EventReader(router)))
         if config.recovery is not None:
             self.recovery = stack.enter_context(Recovery(router))
 
     async def _serve(self, stack: AsyncExitStack) -> None:
-        from rauta.commands import Commands
-
-        server = await control.serve(self.instance.control, Commands(self).handlers())
+        server = await control.serve(self.instance.control, Answers(self).handlers())
         stack.callback(server.close)
         listen = self.router.config.metrics
         if listen is not None:

@@ -36,13 +36,16 @@ Part = Literal["router", "agent", "fallback"]
 
 @dataclass(frozen=True)
 class State:
-    """What maps do not say. `made_clsact`: interfaces on which clsact goes with the agent; `gro_off`: where GRO is."""
+    """What maps do not say. `made_clsact`: clsact came with the agent, and goes with it.
+
+    `gro_off`: the interfaces on which GRO was turned off.
+    """
 
     ids: Ids = field(default_factory=Ids)
     drained: frozenset[str] = frozenset()
     namespace: str = ""
     interfaces: tuple[str, ...] = ()
-    made_clsact: frozenset[str] = frozenset()
+    made_clsact: bool = False
     gro_off: frozenset[str] = frozenset()
     generation: int = 0
 
@@ -58,7 +61,7 @@ class State:
                 "drained": sorted(self.drained),
                 "namespace": self.namespace,
                 "interfaces": self.interfaces,
-                "made_clsact": sorted(self.made_clsact),
+                "made_clsact": self.made_clsact,
                 "gro_off": sorted(self.gro_off),
                 "generation": self.generation,
             }
@@ -81,7 +84,7 @@ class State:
             drained=frozenset(fields["drained"]),
             namespace=fields["namespace"],
             interfaces=tuple(fields["interfaces"]),
-            made_clsact=frozenset(fields["made_clsact"]),
+            made_clsact=fields["made_clsact"],
             gro_off=frozenset(fields["gro_off"]),
             generation=fields["generation"],
         )

@@ -78,6 +78,10 @@ class Questions(Generic[Agent]):
         self._about: dict[Connection, int] = {}
         self._denials: OrderedDict[Connection, _Denial] = OrderedDict()
 
+    def set_agents(self, agents: Mapping[tuple[int, int], Collection[Agent]]) -> None:
+        """Who is asked from now on, from any thread."""
+        self._agents = agents
+
     @property
     def remembered(self) -> int:
         """How many denials are remembered."""

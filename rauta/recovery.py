@@ -103,6 +103,10 @@ class Recovery:
     ) -> None:
         self.close()
 
+    def reconfigure(self) -> None:
+        """Asks whom the router's configuration names now, from any thread."""
+        self._questions.set_agents(tables.holders(self._router.config, self._router.ids))
+
     def open(self) -> None:
         """Makes what `run` needs; segments that were lost before are left alone."""
         self._questions = Questions(

@@ -151,7 +151,13 @@ class Router(loading.Loaded):
         return router
 
     def attach(
-        self, *interfaces: str, mode: XdpMode = "best-effort", strict: bool = True, replace: bool = False
+        self,
+        *interfaces: str,
+        mode: XdpMode = "best-effort",
+        strict: bool = True,
+        replace: bool = False,
+        earlier: Mapping[str, Map] = MappingProxyType({}),
+        made_clsact: bool = False,
     ) -> tuple[XdpAttachment, ...]:
         """Resolves the backends' next hops, then attaches to interfaces of the calling thread's network namespace.
 
@@ -164,7 +170,8 @@ class Router(loading.Loaded):
         Then it is attached nowhere.
 
         A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
-        that takes what every agent takes (Linux 6.9, tcp_syncookies).
+        that takes what every agent takes (Linux 6.9, tcp_syncookies). `earlier` and `made_clsact` are about the agent
+        that gives way.
         """
         tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
         if self._interfaces:
@@ -175,11 +182,18 @@ class Router(loading.Loaded):
         self._fill_backends(tuple(indices), strict)
         with ExitStack() as undo:
             if self.config.fallback is not None:
-                self._attach_fallback(list(indices), undo)
+                self._attach_fallback(list(indices), undo, replace, earlier, made_clsact)
             attachments = tuple(self._attach_one(index, name, mode, undo, replace) for index, name in indices.items())
             self._undo_here(undo.pop_all().close)
         self._interfaces = tuple(indices)
         return attachments
+
+    def leave(self) -> None:
+        """Ends with this process, but leaves everything as it is: packets go on. Safe to repeat."""
+        self._undo.pop_all()
+        if self._fallback_agent is not None:
+            self._fallback_agent.leave()
+        self.object.close()
 
     def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack, replace: bool) -> XdpAttachment:
         program = self.object.programs["rauta_ingress"]
@@ -411,13 +425,20 @@ class Router(loading.Loaded):
         backends = self.object.maps["backends"]
         backends.update(number, backends.lookup(number) | {"down": self.object.btf.enum("backend_down")[state]})
 
-    def _attach_fallback(self, interfaces: Sequence[int], undo: ExitStack) -> None:
+    def _attach_fallback(
+        self,
+        interfaces: Sequence[int],
+        undo: ExitStack,
+        replace: bool,
+        earlier: Mapping[str, Map],
+        made_clsact: bool,
+    ) -> None:
         """The fallback's place among the backends, and its agent."""
         backends = self.config.backends().values()
         address = neighbours.own_address(interfaces[0], (backend.address for backend in backends))
-        agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address))
+        agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address, earlier=earlier))
         for interface in interfaces:
-            agent.attach(socket.if_indextoname(interface))
+            agent.attach(socket.if_indextoname(interface), replace=replace, made_clsact=made_clsact)
         entry = tables.local_backend_entry(address)
         self.object.maps["backends"].update(FALLBACK_BACKEND, entry)
         self._fallback_agent = agent
