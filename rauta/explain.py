@@ -7,8 +7,8 @@
     explanation.route.number                   # 0: the file's first route
 
 It is about a connection's first request. Later ones are read and routed alike, but what is refused there ends in a
-reset (docs/http.md). Which of a cluster's backends a connection gets depends on its addresses and ports and on the flow key,
-which no configuration file holds: given a `Client` that has it, the backend is named, else only the shares are.
+reset (docs/http.md). Which of a cluster's backends a connection gets depends on its addresses and ports and on the flow
+key, which no configuration file holds: given a `Client` that has it, the backend is named, else only the shares are.
 
 The decision is made here a second time, from the configuration and not from the maps. Rejected: loading the program and
 asking it (BPF_PROG_TEST_RUN), which is right by definition, but takes root and a kernel, and says no word about why.

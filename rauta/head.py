@@ -75,7 +75,10 @@ class Refused(Exception):
 
 
 def read_head(text: bytes, *, strict: bool = False) -> Head:
-    """The request that `text`, the data of one packet, starts with. `strict`: as the VIP's routes are. Raises Refused."""
+    """The request that `text`, the data of one packet, starts with; or raises Refused.
+
+    `strict`: the VIP takes one spelling of each path only (rauta.paths.has_other_spellings).
+    """
     return _Reader(text).read(strict)
 
 
