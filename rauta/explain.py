@@ -154,7 +154,7 @@ def answer_to(verdict: str) -> int | None:
 class Request:
     """A request as a client sends it: `segment` is the data of its first packet.
 
-    `host` and `port`: what the URL names, "" and None if the target is a path.
+    `host` and `port`: what the URL names, or the Host; "" and None if there is neither.
     """
 
     segment: bytes
@@ -181,9 +181,15 @@ def parse_request(text: str, fields: Sequence[str] = ()) -> Request:
         lines.insert(0, f"Host: {url[1]}")
         target = url[2] if url[2].startswith("/") else f"/{url[2]}"
     head = "".join(f"{line}\r\n" for line in (f"{method} {target} {version}", *lines))
-    host, _, port = url[1].partition(":") if url else ("", "", "")
+    host, _, port = (url[1] if url else _host_line(fields)).partition(":")
     named = int(port) if port.isdecimal() else 80
-    return Request(f"{head}\r\n".encode("utf-8", "surrogateescape")[:_SEGMENT], host, named if url else None)
+    return Request(f"{head}\r\n".encode("utf-8", "surrogateescape")[:_SEGMENT], host, named if host else None)
+
+
+def _host_line(fields: Sequence[str]) -> str:
+    """What the first Host among lines says; empty if there is none."""
+    values = [value.strip() for name, _, value in (line.partition(":") for line in fields) if name.lower() == "host"]
+    return values[0] if values else ""
 
 
 def find_vip(config: Config, request: Request, named: str | None = None) -> Vip:
