@@ -24,6 +24,9 @@
         health: {http: /health, interval: 2s, timeout: 1s, rise: 2, fall: 3}   # without `http`: a TCP connection
         backends:
           - {name: web-1, address: 198.18.0.11, port: 8080, weight: 1}     # weight 0: drained
+      - name: api
+        backends:
+          - {name: api-1, address: 198.18.0.21, port: 8080}
 
 The models are frozen. What one field may hold is said here, what fields must agree on in rauta.references.
 """

@@ -42,6 +42,11 @@ class _Entry:
         items = items if isinstance(items, (list, tuple)) else []
         return [_Entry((*self.path, name, i), item) for i, item in enumerate(items) if isinstance(item, Mapping)]
 
+    def inner(self, name: str) -> list[_Entry]:
+        """The mapping that a field holds; none if it holds something else."""
+        value = self.fields.get(name)
+        return [_Entry((*self.path, name), value)] if isinstance(value, Mapping) else []
+
     def text(self, name: str) -> str | None:
         """A field's value if it is text."""
         value = self.fields.get(name)
@@ -74,10 +79,10 @@ def mistakes(data: Any) -> Iterator[Mistake]:
         yield from _repeated(named, "name", lambda backend: backend.text("name"), "each backend once in a cluster")
     for vip in vips:
         yield from _routes(vip)
-    routes = sum(len(vip.each("routes")) for vip in vips)
-    if routes > MAX_ROUTES:
-        yield root.mistake("vips", f"have {routes} routes", f"at most {MAX_ROUTES} in all VIPs")
-    yield from _health(clusters)
+    yield from _capacity(root, vips)
+    yield from _interfaces(root)
+    for cluster in clusters:
+        yield from _health(cluster)
     yield from _unknown_clusters(vips, clusters)
     yield from _backends(clusters, MAX_BACKENDS - (root.fields.get("fallback") is not None))
     yield from _local_ports(vips, clusters)
@@ -86,9 +91,9 @@ def mistakes(data: Any) -> Iterator[Mistake]:
 
 
 def _raw(data: Any) -> Any:
-    """Models, which a program may pass instead of a file's mappings, as mappings."""
+    """Models, which a program may pass instead of a file's mappings, as mappings of what was said of them."""
     if isinstance(data, BaseModel):
-        return data.model_dump()
+        return data.model_dump(exclude_unset=True)
     if isinstance(data, Mapping):
         return {key: _raw(value) for key, value in data.items()}
     return [_raw(item) for item in data] if isinstance(data, (list, tuple)) else data
@@ -142,27 +147,64 @@ def _routes(vip: _Entry) -> Iterator[Mistake]:
 def _route_key(route: _Entry, kind: str) -> Hashable | None:
     """What a route matches, in the form in which routers compare it; None if a field of it is wrong."""
     path = _parsed(paths.exact_path if kind == "exact" else paths.prefix, route.text(kind))
-    host = _parsed(paths.host_name, route.text("host"))
+    host = _host(route)
     if path is None or (host is None and route.fields.get("host") is not None):
         return None
     method = route.fields.get("method")
     return (host, kind, path, method) if isinstance(method, (str, type(None))) else None
 
 
-def _health(clusters: Iterable[_Entry]) -> Iterator[Mistake]:
-    """Checks that would still be under way when the next one is due, and a Host that names no host."""
-    for cluster in clusters:
-        fields = cluster.fields.get("health")
-        if not isinstance(fields, Mapping):
-            continue
-        health = _Entry((*cluster.path, "health"), fields)
-        timeout = _seconds(fields.get("timeout", HEALTH_TIMEOUT))
-        interval = _seconds(fields.get("interval", HEALTH_INTERVAL))
-        if timeout is not None and interval is not None and timeout > interval:
-            problem = f"{timeout:g} s is longer than the interval, {interval:g} s"
-            yield health.mistake("timeout", problem, f"at most {interval:g}s")
+def _capacity(root: _Entry, vips: Iterable[_Entry]) -> Iterator[Mistake]:
+    """More routes or hosts than there are numbers for, or than the file itself says that there is room for."""
+    routes = sum(len(vip.each("routes")) for vip in vips)
+    hosts = sum(len({_host(route) for route in vip.each("routes")} - {None}) for vip in vips)
+    if routes > MAX_ROUTES:
+        yield root.mistake("vips", f"have {routes} routes", f"at most {MAX_ROUTES} in all VIPs")
+    for capacity in root.inner("capacity"):
+        for name, there in (("routes", routes), ("hosts", hosts)):
+            room = capacity.fields.get(name)
+            if isinstance(room, int) and 1 <= room < there:
+                yield capacity.mistake(name, f"{room} is less than the file has", f"at least {there}, or leave it out")
+
+
+def _host(route: _Entry) -> str | None:
+    """A route's host in the form in which routers compare it; None for any, and for what is no host name."""
+    return _parsed(paths.host_name, route.text("host"))
+
+
+def _interfaces(root: _Entry) -> Iterator[Mistake]:
+    """Interfaces that are named twice: a router attaches to each once."""
+    named = root.fields.get("interfaces")
+    seen: dict[str, int] = {}
+    for index, name in enumerate(named if isinstance(named, (list, tuple)) else ()):
+        if isinstance(name, str) and seen.setdefault(name, index) != index:
+            where = ("interfaces", index)
+            yield Mistake(where, f"{name!r} is taken by interfaces[{seen[name]}]", "each interface once")
+
+
+def _health(cluster: _Entry) -> Iterator[Mistake]:
+    """What is said of an HTTP check where the check is a TCP connection, and what no check could pass.
+
+    Nor may a check be still under way when the next one is due.
+    """
+    for health in cluster.inner("health"):
+        for name in ("host", "status"):
+            if health.fields.get(name) is not None and health.fields.get("http") is None:
+                remedy = "with `http: /path`; without it, a check is a TCP connection"
+                yield health.mistake(name, "is for HTTP checks, and there is no `http`", remedy)
+        if health.fields.get("status") in ([], ()):
+            yield health.mistake("status", "names no status, so that every check fails", "at least one, such as [200]")
         if (host := health.text("host")) is not None and host.startswith(paths.WILDCARD):
             yield health.mistake("host", f"{host!r} names no single host", "a name without a wildcard")
+        yield from _timeout(health)
+
+
+def _timeout(health: _Entry) -> Iterator[Mistake]:
+    timeout = _seconds(health.fields.get("timeout", HEALTH_TIMEOUT))
+    interval = _seconds(health.fields.get("interval", HEALTH_INTERVAL))
+    if timeout is not None and interval is not None and timeout > interval:
+        problem = f"{timeout:g} s is longer than the interval, {interval:g} s"
+        yield health.mistake("timeout", problem, f"at most {interval:g}s")
 
 
 def _seconds(duration: Any) -> float | None:

@@ -52,6 +52,7 @@ __all__ = [
     "check_unique",
     "cookie_keys_entry",
     "fallback_services",
+    "flow_slot",
     "holders",
     "host_entries",
     "host_entry",
@@ -138,9 +139,23 @@ def path_hash(route_key: int, path: str) -> int:
 def _mix_words(value: int, text: bytes) -> int:
     for start in range(0, len(text), _WORD_BYTES):
         word = int.from_bytes(text[start : start + _WORD_BYTES], "little")  # a short last word is padded with zeros
-        value = (value ^ word) * _MULTIPLIER & _WORD_BITS
-        value ^= value >> 29
+        value = _mix(value, word)
     return value
+
+
+def flow_slot(flow_key: int, client: tuple[IPv4Address, int], vip: tuple[IPv4Address, int]) -> int:
+    """The slot of a cluster's Maglev table that serves a connection: the upper half of contract.h's flow_hash().
+
+    `client` and `vip`: address and port.
+    """
+    value = _mix(flow_key, be32(client[0]) | be32(vip[0]) << 32)
+    value = _mix(value, be16(client[1]) | be16(vip[1]) << 16)
+    return (value >> 32) * MAGLEV_SLOTS >> 32
+
+
+def _mix(value: int, word: int) -> int:
+    value = (value ^ word) * _MULTIPLIER & _WORD_BITS
+    return value ^ value >> 29
 
 
 # ---- routes ---------------------------------------------------------------------------------------------

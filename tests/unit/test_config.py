@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from rauta import config as config_module
 from rauta import references
 from rauta.config import Config, load_config
 from rauta.document import DocumentError, load_document
@@ -366,6 +367,180 @@ def test_contradictions_are_found_without_a_file_too() -> None:
     source = {"source": "198.19.0.0/24"}
     with pytest.raises(ValidationError, match="no cluster is called 'web'"):
         Config.model_validate({"version": 1, "encapsulation": source, "vips": [vip], "clusters": []})
+
+
+# ---- what is around the routes --------------------------------------------------------------------------
+
+AROUND = """\
+capacity: {routes: 4096, hosts: 1024}
+interfaces: [eth0, eth1]
+mode: native
+secrets: {file: /etc/rauta/secrets.yaml, rotate: 12h}
+metrics: {listen: "127.0.0.1:9477", agents: "0.0.0.0:9478"}
+traces: {endpoint: "http://127.0.0.1:4318/v1/traces", one_in: 500}
+"""
+WHOLE = SHOP.replace("flows: 4096\n", AROUND).replace(
+    "  - name: web\n",
+    "  - name: web\n    health: {http: /health, host: Shop.test, status: [200, 204], interval: 500ms}\n",
+)
+
+
+def test_what_is_around_the_routes_is_read(file: Path) -> None:
+    file.write_text(WHOLE)
+    config = load_config(file)
+    assert (config.capacity.routes, config.capacity.hosts) == (4096, 1024)
+    assert (config.interfaces, config.mode) == (("eth0", "eth1"), "native")
+    assert config.secrets is not None
+    assert (config.secrets.file, config.secrets.rotate) == (Path("/etc/rauta/secrets.yaml"), 43200)
+    assert config.metrics is not None
+    assert (config.metrics.listen, config.metrics.agents) == (("127.0.0.1", 9477), ("0.0.0.0", 9478))
+    assert config.traces is not None
+    assert (config.traces.endpoint, config.traces.one_in) == ("http://127.0.0.1:4318/v1/traces", 500)
+    health = config.clusters[0].health
+    assert health is not None
+    assert (health.http, health.host, health.status, health.interval) == ("/health", "shop.test", (200, 204), 0.5)
+    assert (health.timeout, health.rise, health.fall, health.jitter, health.all_fail) == (1.0, 2, 3, 0.1, "keep")
+    assert config.clusters[1].health is None
+
+
+def test_nothing_of_it_needs_to_be_there(file: Path) -> None:
+    file.write_text(SHOP)
+    config = load_config(file)
+    assert (config.capacity.routes, config.capacity.hosts, config.interfaces) == (None, None, ())
+    assert (config.mode, config.secrets, config.metrics, config.traces) == ("best-effort", None, None, None)
+
+
+def test_what_a_model_has_by_default_is_no_contradiction(file: Path) -> None:
+    """Health without `http` has a status nevertheless, which nobody has said."""
+    file.write_text(SHOP.replace("  - name: web\n", "  - name: web\n    health: {}\n"))
+    config = load_config(file)
+    assert Config(**dict(config)) == config
+
+
+AROUND_MISTAKES = [
+    ("routes: 4096", "routes: 0", "3: capacity.routes: 0 is out of range (allowed: 1 to 4194303)"),
+    (
+        "routes: 4096",
+        "routes: 2",
+        "3: capacity.routes: 2 is less than the file has (allowed: at least 3, or leave it out)",
+    ),
+    ("hosts: 1024", "hosts: many", "3: capacity.hosts: 'many' is not a whole number (allowed: 1 to 4194303)"),
+    (
+        "hosts: 1024",
+        "host: 1024",
+        "3: capacity.host: unknown field, did you mean 'hosts'? (allowed: routes, hosts)",
+    ),
+    (
+        "[eth0, eth1]",
+        "[eth0, a name]",
+        "4: interfaces[1]: 'a name' is no interface's name (allowed: 1 to 15 characters, no space, '/' or ':')",
+    ),
+    (
+        "[eth0, eth1]",
+        "[eth0, eth0]",
+        "4: interfaces[1]: 'eth0' is taken by interfaces[0] (allowed: each interface once)",
+    ),
+    ("[eth0, eth1]", "eth0", "4: interfaces: 'eth0' is not a list"),
+    (
+        "mode: native",
+        "mode: offload",
+        "5: mode: 'offload' is not one of the values (allowed: 'native', 'generic' or 'best-effort')",
+    ),
+    ("file: /etc/rauta/secrets.yaml, ", "", "6: secrets.file: is missing"),
+    (
+        "rotate: 12h",
+        "rotate: 12",
+        "6: secrets.rotate: 12 is not a duration (allowed: a number with ns, us, ms, s, m, h)",
+    ),
+    ("rotate: 12h", "rotate: 1s", "6: secrets.rotate: '1s' is out of range (allowed: 2 to 2592000)"),
+    (
+        '"127.0.0.1:9477"',
+        "9477",
+        "7: metrics.listen: 9477 is no place to listen (allowed: an IPv4 address and a port, such as 127.0.0.1:9477)",
+    ),
+    (
+        '"0.0.0.0:9478"',
+        '"0.0.0.0:94780"',
+        "7: metrics.agents: '0.0.0.0:94780' is no place to listen (allowed: an IPv4 address and a port, such as "
+        "127.0.0.1:9477)",
+    ),
+    ('listen: "127.0.0.1:9477", ', "", "7: metrics.listen: is missing"),
+    (
+        "http://127.0.0.1:4318/v1/traces",
+        "127.0.0.1:4318",
+        "8: traces.endpoint: '127.0.0.1:4318' does not fit (allowed: text that matches ^https?://[^/]+/)",
+    ),
+    ("one_in: 500", "one_in: 0", "8: traces.one_in: 0 is out of range (allowed: 1 to 1048576)"),
+    (
+        "http: /health, host",
+        "http: health, host",
+        "20: clusters[0].health.http: 'health' does not start with '/' (allowed: a path such as /api)",
+    ),
+    (
+        "http: /health, host: Shop.test, status: [200, 204]",
+        "host: Shop.test",
+        "20: clusters[0].health.host: is for HTTP checks, and there is no `http` (allowed: with `http: /path`; without "
+        "it, a check is a TCP connection)",
+    ),
+    (
+        "http: /health, host: Shop.test, status: [200, 204]",
+        "status: [200]",
+        "20: clusters[0].health.status: is for HTTP checks, and there is no `http` (allowed: with `http: /path`; "
+        "without it, a check is a TCP connection)",
+    ),
+    (
+        "[200, 204]",
+        "[]",
+        "20: clusters[0].health.status: names no status, so that every check fails (allowed: at least one, such as "
+        "[200])",
+    ),
+    ("[200, 204]", "[200, 600]", "20: clusters[0].health.status[1]: 600 is out of range (allowed: 100 to 599)"),
+    (
+        "host: Shop.test, status",
+        "host: 'shop.test:80', status",
+        "20: clusters[0].health.host: 'shop.test:80' names a port (allowed: the name alone; the VIP's port is the "
+        "port)",
+    ),
+    (
+        "interval: 500ms",
+        "interval: 10ms",
+        "20: clusters[0].health.interval: '10ms' is out of range (allowed: 0.05 to 3600)",
+    ),
+    ("interval: 500ms", "timeout: 2m", "20: clusters[0].health.timeout: '2m' is out of range (allowed: 0.01 to 60)"),
+    ("interval: 500ms", "rise: 0", "20: clusters[0].health.rise: 0 is out of range (allowed: 1 to 100)"),
+    ("interval: 500ms", "fall: x", "20: clusters[0].health.fall: 'x' is not a whole number (allowed: 1 to 100)"),
+    ("interval: 500ms", "jitter: 60%", "20: clusters[0].health.jitter: '60%' is out of range (allowed: at most 0.5)"),
+    (
+        "interval: 500ms",
+        "all_fail: drop",
+        "20: clusters[0].health.all_fail: 'drop' is not one of the values (allowed: 'keep' or 'refuse')",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"), AROUND_MISTAKES, ids=[f"{n}: {new}" for n, (_, new, _) in enumerate(AROUND_MISTAKES)]
+)
+def test_a_mistake_around_the_routes_has_its_line_field_and_remedy(file: Path, old: str, new: str, said: str) -> None:
+    assert old in WHOLE
+    assert mistakes(file, WHOLE.replace(old, new, 1)) == [said]
+
+
+def test_hosts_are_counted_once_in_a_vip_and_only_if_routes_name_one(file: Path) -> None:
+    routes = SHOP.replace("{prefix: /, ", "{host: shop.test, prefix: /, ").replace(
+        "flows: 4096", "capacity: {hosts: 1}"
+    )
+    file.write_text(routes)
+    assert load_config(file).capacity.hosts == 1
+    (told,) = mistakes(file, routes.replace("host: shop.test", "host: '*.shop.test'"))
+    assert told == "3: capacity.hosts: 1 is less than the file has (allowed: at least 2, or leave it out)"
+
+
+def test_the_example_at_the_top_of_the_module_is_a_configuration(file: Path) -> None:
+    file.write_text((config_module.__doc__ or "").split("\n\n")[1])
+    config = load_config(file)
+    assert config.clusters[0].backends[0].name == "web-1"
+    assert all(getattr(config, name) is not None for name in Config.model_fields)  # it shows all there is
 
 
 # ---- the fallback ---------------------------------------------------------------------------------------

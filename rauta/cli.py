@@ -1,0 +1,98 @@
+"""The operator's command line, `rauta`.
+
+A new command is one line in COMMANDS: its name, the module that it is in, and the function there, or a typer.Typer with
+commands below it. Only the module of the command that is asked for is imported, all of them for the list that --help
+prints: `rauta run` stays in memory, and must not pay for what other commands need.
+
+Exit codes: 0 all is well; 1 the file has mistakes, or what was checked is not so; 2 usage or environment; 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from importlib import import_module, metadata
+from typing import Annotated, Any
+
+import typer
+
+from rauta.errors import RautaError
+
+__all__ = ["COMMANDS", "ExitCode", "main"]
+
+COMMANDS = {
+    "check": "rauta.commands.check:check",
+    "explain": "rauta.commands.explain:explain",
+    "schema": "rauta.commands.schema:schema",
+}
+"""Where each command is, "module:function", in the order of --help."""
+
+
+class ExitCode(IntEnum):
+    """What the shell is told."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits. `arguments`: instead of those of the process."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _app(words)(words, prog_name="rauta")
+    except RautaError as error:
+        print(f"rauta: {error}", file=sys.stderr)
+        sys.exit(_code(error))
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+
+
+def _code(error: RautaError) -> ExitCode:
+    """A file that was read and is wrong has failed a check; everything else is usage or environment."""
+    from rauta.document import DocumentError
+
+    return ExitCode.FAILED if isinstance(error, DocumentError) else ExitCode.USAGE
+
+
+def _app(words: Sequence[str]) -> typer.Typer:
+    """The commands that are needed: the one asked for, or all."""
+    app = typer.Typer(
+        help="HTTP routing in XDP: look at a configuration, and run it.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)
+    named = next((word for word in words if not word.startswith("-")), None)
+    for name in [named] if named in COMMANDS else COMMANDS:
+        found = _imported(COMMANDS[str(name)])
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _imported(place: str) -> typer.Typer | Callable[..., Any]:
+    module, _, attribute = place.partition(":")
+    found: typer.Typer | Callable[..., Any] = getattr(import_module(module), attribute)
+    return found
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rauta {metadata.version('rauta')}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What is said before a command; its own callback has done it."""
