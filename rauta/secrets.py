@@ -47,7 +47,6 @@ _COOKIE_LABEL = b"rauta cookie key"
 _STABLE_LABEL = b"rauta hash keys"
 _NUMBER_BYTES = 8  # of a period's number in what is hashed: little-endian, signed
 _NANOSECONDS = 1_000_000_000
-_LARGEST_FILE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,22 +202,29 @@ def _unix(moment: datetime) -> int:
 
 def _read(path: Path) -> bytes:
     """What is in the file, if it is the caller's or root's alone. What is judged is what is read: the open file."""
-    tried = f"reading {path}"
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise RautaError(tried, "it is no file", "Name a file of secrets.")
-            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                happened = f"others than its owner may use it (mode {stat.S_IMODE(status.st_mode):04o})"
-                raise RautaError(tried, happened, f"chmod 600 {path}. If somebody has read it, exchange the secrets.")
-            if status.st_uid not in (0, os.geteuid()):
-                happened = f"its owner is the user {status.st_uid}, neither root nor the one that reads it"
-                raise RautaError(tried, happened, f"Give it to root: chown root {path}")
-            return file.read(_LARGEST_FILE)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not hold it up
+        try:
+            _require_private(path, os.fstat(descriptor))
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         advice = "Make one, on one host, and copy it to the others: rauta.secrets.create."
-        raise RautaError(tried, str(error.strerror), advice) from error
+        raise RautaError(f"reading {path}", str(error.strerror), advice) from error
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    tried = f"reading {path}"
+    if not stat.S_ISREG(status.st_mode):
+        raise RautaError(tried, "it is no file", "Name a file of secrets.")
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        happened = f"others than its owner may use it (mode {stat.S_IMODE(status.st_mode):04o})"
+        raise RautaError(tried, happened, f"chmod 600 {path}. If somebody has read it, exchange the secrets.")
+    if status.st_uid not in (0, os.geteuid()):
+        happened = f"its owner is the user {status.st_uid}, neither root nor the one that reads it"
+        raise RautaError(tried, happened, f"Give it to root: chown root {path}")
 
 
 # ---- mistakes, without values ---------------------------------------------------------------------------

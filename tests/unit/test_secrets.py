@@ -237,8 +237,10 @@ def test_no_directory_no_file(tmp_path: Path) -> None:
 def test_what_is_not_there_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(RautaError, match="No such file or directory"):
         load_schedule(tmp_path / "secrets.yaml", DAY)
-    with pytest.raises(RautaError, match="Is a directory"):
-        load_schedule(tmp_path, DAY)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for other in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(RautaError, match="it is no file"):
+            load_schedule(other, DAY)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o644, 0o777])
