@@ -66,6 +66,7 @@ class Agent(loading.Loaded):
         self._slots = keyslots.KeySlots(obj, keys)
         self.config = config
         self._services = services
+        self.made_clsact = False
         self._routes = tuple((vip.name, route) for vip in config.vips for route in vip.routes)
 
     @classmethod
@@ -175,7 +176,7 @@ class Agent(loading.Loaded):
         """Attaches to both directions of an interface of the calling thread's network namespace: (ingress, egress).
 
         `replace`: an agent's programs that are attached there give way, without a packet in between that sees none;
-        `made_clsact` is then what its attachments said.
+        `made_clsact` is then what it said.
 
         Egress comes first and goes last, so that no reply leaves with the local address. RautaError if there is no such
         interface or if tcp_syncookies is off in this namespace; AttachError if the kernel refuses.
@@ -184,6 +185,7 @@ class Agent(loading.Loaded):
         index = loading.interface_index(interface)
         egress = self._attach_one(index, "egress", replace, made_clsact)
         ingress = self._attach_one(index, "ingress", replace, made_clsact)
+        self.made_clsact |= ingress.made_clsact
         return ingress, egress
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""What a running router answers rautactl: each command a method, which takes its arguments and returns what JSON can say.
+"""What a running router answers rautactl: a method a command, from its arguments to what JSON can say.
 
 Figures by the second are measured when somebody asks, over a second: nothing runs for them otherwise.
 """
@@ -60,9 +60,9 @@ class Answers:
         config = router.config
         return {
             "instance": daemon.instance.name,
-            "file": str(daemon.options.file.absolute()),
+            "file": str(daemon.file.absolute()),
             "started": daemon.started,
-            "generation": daemon.generation,
+            "generation": daemon.state.generation,
             "reloads": daemon.reloads,
             "error": daemon.error,
             "interfaces": [{"name": name, "mode": mode} for name, mode in daemon.modes.items()],

@@ -26,6 +26,10 @@ COMMANDS = {
     "check": "rauta.commands.check:check",
     "explain": "rauta.commands.explain:explain",
     "schema": "rauta.commands.schema:schema",
+    "run": "rauta.commands.run:run",
+    "agent": "rauta.commands.agent:agent",
+    "down": "rauta.commands.down:down",
+    "secrets": "rauta.commands.secrets:app",
 }
 """Where each command is, "module:function", in the order of --help."""
 

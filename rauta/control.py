@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -112,7 +112,7 @@ def ask(path: Path, command: str, **arguments: Any) -> Any:
         return next(lines)["ok"]
 
 
-def stream(path: Path, command: str, **arguments: Any) -> Iterator[Any]:
+def stream(path: Path, command: str, **arguments: Any) -> Generator[Any, None, None]:
     """The items that come, until the caller closes the iterator or the router ends. RautaError as `ask`."""
     with contextlib.closing(_lines(path, command, arguments)) as lines:
         next(lines)
@@ -120,7 +120,7 @@ def stream(path: Path, command: str, **arguments: Any) -> Iterator[Any]:
             yield line["item"]
 
 
-def _lines(path: Path, command: str, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, command: str, arguments: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
     tried = f"asking the router at {path}"
     with socket.socket(socket.AF_UNIX) as sock:
         try:

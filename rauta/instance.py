@@ -150,9 +150,8 @@ class Instance:
         self._make_folder()
         path = self.folder / "state.json"
         fresh = path.with_suffix(".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123: of a descriptor
-            file.write(state.to_json())
+        fresh.touch(mode=0o600)
+        fresh.write_text(state.to_json(), encoding="utf-8")
         fresh.replace(path)
 
     # ---- pins ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from rauta.errors import RautaError
 
-__all__ = ["gro_off"]
+__all__ = ["gro_off", "has_gro", "set_gro"]
 
 _SIOCETHTOOL = 0x8946  # linux/sockios.h
 _GET_GRO, _SET_GRO = 0x2B, 0x2C  # linux/ethtool.h
@@ -35,6 +35,18 @@ def gro_off(interface: str) -> Iterator[None]:
             yield
         finally:
             _gro(control, interface, _SET_GRO, before)
+
+
+def has_gro(interface: str) -> bool:
+    """Whether generic receive offload is on, in the calling thread's network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        return bool(_gro(control, interface, _GET_GRO))
+
+
+def set_gro(interface: str, *, on: bool) -> None:
+    """Turns generic receive offload on or off. RautaError if refused."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        _gro(control, interface, _SET_GRO, int(on))
 
 
 def _gro(control: socket.socket, interface: str, command: int, value: int = 0) -> int:

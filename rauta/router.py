@@ -127,9 +127,9 @@ class Router(loading.Loaded):
     ) -> Self:
         """Loads the program and fills its maps, but for the next hops, which `attach` looks up.
 
-        `observation` says what is timed and told besides the counters, which there are always. `earlier` are the maps of
-        a router that this one is to take the place of, and `ids` its numbers: connections and counters go on. That one
-        may be attached until this one is (`attach(replace=True)`); in between, packets are routed by the old
+        `observation` says what is timed and told besides the counters, which there are always. `earlier` are the maps
+        of a router that this one is to take the place of, and `ids` its numbers: connections and counters go on. That
+        one may be attached until this one is (`attach(replace=True)`); in between, packets are routed by the old
         configuration. Its flow key must be the same. RautaError or LoadError say what the machine lacks, or what the
         verifier said.
         """

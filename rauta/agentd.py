@@ -1,0 +1,106 @@
+"""`rauta agent`: an agent as a process (rauta.service says what that means for packets), on a backend's host.
+
+It reads the routers' own configuration file: which VIPs lead to this host, and on which ports. With another network
+namespace, by its name or by a process in it, the agent serves a pod or container while its process stays outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rauta import namespaces
+from rauta.agent import Agent
+from rauta.config import Config, load_config
+from rauta.errors import RautaError
+from rauta.secrets import Rotation
+from rauta.service import Service
+
+__all__ = ["AgentDaemon", "Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. `namespace`: a name, the number of a process, or nothing: the caller's own."""
+
+    file: Path
+    backend: str
+    interfaces: tuple[str, ...]
+    namespace: str
+    instance: str
+
+
+class AgentDaemon(Service):
+    """An agent that runs. `agent` is its packet path."""
+
+    def __init__(self, options: Options) -> None:
+        """RautaError if the name of the instance is none."""
+        super().__init__(options.file, options.instance)
+        self.options = options
+        self.agent: Agent
+
+    def start(self, stack: AsyncExitStack) -> None:
+        """RautaError or a subclass says what stands in the way."""
+        config = self._load()
+        schedule = self.schedule(config)
+        namespace = f"/proc/{self.options.namespace}/ns/net" if self.options.namespace.isdecimal() else ""
+        with self.instance.pinned("agent") as maps:
+            self.agent = Agent.load(config, schedule.keys_at(time.time()), self.options.backend, earlier=maps)
+            stack.callback(self.agent.leave)
+            self.save(interfaces=self.options.interfaces, namespace=namespace or self.options.namespace)
+            with self._entered():
+                for interface in self.options.interfaces:
+                    self.agent.attach(interface, replace=True, made_clsact=self.state.made_clsact)
+            self.save(made_clsact=self.agent.made_clsact)
+        self.instance.pin("agent", self.agent.object)
+        self.rotation = Rotation(schedule, (self.agent,))
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[None]:
+        with namespaces.entered(self.state.namespace) if self.state.namespace else contextlib.nullcontext():
+            yield
+
+    async def serve(self, stack: AsyncExitStack) -> None:
+        """For Prometheus."""
+        metrics = self.agent.config.metrics
+        if metrics is not None and metrics.agents is not None:
+            from rauta.metrics import serve_agent
+
+            stack.push_async_callback(await serve_agent(self, *metrics.agents))
+
+    def jobs(self) -> Iterable[Callable[[], Awaitable[None]]]:
+        """Nothing but what every service does."""
+        return ()
+
+    def reconfigure(self) -> None:
+        """Goes on with what the file says now. RautaError: then nothing has changed."""
+        config = self._load()
+        schedule = self.schedule(config)
+        self.agent.reconfigure(config)
+        self.rotation.schedule = schedule
+
+    def reconfigured(self) -> None:
+        """Nothing else follows it."""
+
+    def about(self) -> dict[str, Any]:
+        """In a few words."""
+        options = self.options
+        where = {"namespace": self.state.namespace} if self.state.namespace else {}
+        return {
+            "instance": self.instance.name,
+            "backend": options.backend,
+            "interfaces": list(options.interfaces),
+            "generation": self.state.generation,
+            **where,
+        }
+
+    def _load(self) -> Config:
+        if not self.options.interfaces:
+            advice = "Name one: --interface eth0, or RAUTA_INTERFACE=eth0."
+            raise RautaError(f"starting with {self.file}", "no interface is named", advice)
+        return load_config(self.file)
