@@ -27,6 +27,7 @@ from pathlib import Path
 
 from lab import namespaces
 from lab.process import wait_until
+from rauta.instance import instances
 
 ROOT = Path("/run/rauta-lab")
 VANISH_SECONDS = 5.0
@@ -105,6 +106,9 @@ class Run:
         """Remove all that is left of the run: processes in its namespaces, the namespaces, its folder."""
         for name in self.namespaces():
             remove_with_inhabitants(name)
+        for instance in instances():
+            if instance.name.startswith(f"{self.name}-"):
+                instance.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             ROOT.rmdir()  # the last one puts out the light

@@ -43,6 +43,7 @@ class Answers:
             "backends": self.backends,
             "flows": self.flows,
             "metrics": self.metrics,
+            "counters": self.counters,
             "explain": self.explain,
             "drain": self.drain,
             "undrain": self.undrain,
@@ -185,6 +186,13 @@ class Answers:
     async def metrics(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """The most important figures; Prometheus gets all of them."""
         return self._figures()
+
+    async def counters(self, _: Mapping[str, Any]) -> dict[str, int]:
+        """How many packets have had each verdict, and `requests_routed`."""
+        router, recovery = self._daemon.router, self._daemon.recovery
+        agent = router.fallback_agent
+        counters = {"requests_routed": router.requests_routed, **router.counters()}
+        return counters | (agent.counters() if agent else {}) | (recovery.counters() if recovery else {})
 
     def _figures(self) -> dict[str, Any]:
         router = self._daemon.router

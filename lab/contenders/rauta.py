@@ -78,7 +78,7 @@ class Rauta:
                 routers[-1].attach(*network.interfaces(host), mode="native")
                 if config.recovery is not None:
                     recoveries.append(stack.enter_context(Recovery(routers[-1])))
-        stack.callback(time.sleep, _under_way(scenario))
+        stack.callback(under_way, scenario)
         return RunningRauta(config, routers, agents, recoveries)
 
     def load(self, config: Config, stack: ExitStack) -> RautaProgram:
@@ -91,13 +91,13 @@ class Rauta:
         return RautaProgram(router)
 
 
-def _under_way(scenario: Scenario) -> float:
-    """Seconds until what clients have sent at their end has reached the backends.
+def under_way(scenario: Scenario) -> None:
+    """Waits until what clients have sent at their end has reached the backends.
 
     A socket whose reset finds no router any more stays, and is in the way of whoever uses the client's port next.
     """
     links = (scenario.topology.link, *scenario.topology.links.values())
-    return 4 * max(link.delay for link in links)
+    time.sleep(4 * max(link.delay for link in links))
 
 
 def start_fallback(network: Network, host: Host, stack: ExitStack, config: Config, kind: Kind) -> None:

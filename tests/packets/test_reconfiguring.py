@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -172,10 +172,7 @@ def _full(router: Router, name: str, key: dict[str, int]) -> dict[str, int]:
 def test_after_each_of_many_changes_the_maps_hold_just_that_configuration(router: Router, seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(25):
-        if rng.random() < 0.4:
-            config = world(drawn(rng, 12))
-        else:
-            config = a_bit_different(rng, router.config)
+        config = world(drawn(rng, 12)) if rng.random() < 0.4 else a_bit_different(rng, router.config)
         change(router, config)
         stands(router)
 
@@ -274,7 +271,7 @@ def test_each_request_is_routed_by_the_old_configuration_or_by_the_new_one(route
         final = decisions(router, probes)
         for probe in probes:
             history = [old[probe], *(one[probe] for one in seen), final[probe]]
-            changes = [b for a, b in zip(history, history[1:], strict=False) if a != b]
+            changes = [b for a, b in pairwise(history) if a != b]
             assert changes in ([], [final[probe]]), (probe, history)
     assert writes.number > 8
 
