@@ -10,6 +10,7 @@ interrupted.
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -43,6 +44,9 @@ class ExitCode(IntEnum):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits. `arguments`: instead of those of the process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what cannot be written as it is, such as an argument that is no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         _app(words)(words, prog_name="rauta")
     except RautaError as error:

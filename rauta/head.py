@@ -169,7 +169,7 @@ class _Reader:
         if self._text[at : at + 1] != b" ":
             if at >= self._length:
                 raise self._broken(self._length, "")
-            raise Refused("TX_BAD_REQUEST", f"the target holds {self._text[at : at + 1]!r}"[:60])
+            raise Refused("TX_BAD_REQUEST", f"the target holds {self._text[at : at + 1].decode('latin-1')!r}")
         if at + 11 > self._length:
             raise self._broken(self._length, "")
         version = self._text[at + 1 : at + 9]

@@ -128,7 +128,7 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, tuple[str, str]]] = {
 """What each field is for, and an example as it would stand in a file."""
 
 
-_QUANTITIES: Mapping[tuple[type[BaseModel], str], str] = {  # defaults that the models hold as numbers, as one writes them
+_QUANTITIES: Mapping[tuple[type[BaseModel], str], str] = {  # defaults that models hold as numbers, as one writes them
     (config.Secrets, "rotate"): "24h",
     (config.Health, "interval"): "2s",
     (config.Health, "timeout"): "1s",

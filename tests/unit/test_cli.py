@@ -229,6 +229,16 @@ def test_explain_says_everything_as_json() -> None:
     assert said["request"]["host"] == "shop.test"
 
 
+def test_explain_takes_and_shows_any_bytes_on_any_terminal() -> None:
+    argv = [os.fsencode(sys.executable), b"-m", b"rauta", b"explain", os.fsencode(SHOP), b"GET http://a/\xff"]
+    done = subprocess.run(
+        argv, capture_output=True, check=False, timeout=60, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    first = "GET http://a/\\udcff \\u2192 400 (TX_BAD_REQUEST): the path holds '\\xff'"
+    assert done.stdout.decode().splitlines()[0] == first
+
+
 def test_explain_tells_mistakes_of_the_file(broken: str) -> None:
     done = rauta("explain", broken, "GET /", code=1)
     assert done.stderr.startswith(f"rauta: reading {broken}: it has 2 mistakes\n{broken}:3: flows: ")
