@@ -10,7 +10,9 @@ interrupted.
 
 from __future__ import annotations
 
+import io
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from importlib import import_module, metadata
@@ -46,6 +48,9 @@ class ExitCode(IntEnum):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits. `arguments`: instead of those of the process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what cannot be written as it is, such as an argument that is no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         _app(words)(words, prog_name="rauta")
     except RautaError as error:
@@ -53,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_code(error))
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+    except Exception:  # a mistake of RAUTA's own; 1, Python's code for it, would say that a check failed
+        traceback.print_exc()
+        sys.exit(ExitCode.USAGE)
 
 
 def _code(error: RautaError) -> ExitCode:
@@ -72,14 +80,20 @@ def _app(words: Sequence[str]) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(_options)
-    named = next((word for word in words if not word.startswith("-")), None)
-    for name in [named] if named in COMMANDS else COMMANDS:
-        found = _imported(COMMANDS[str(name)])
+    for name in _needed(words):
+        found = _imported(COMMANDS[name])
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
         else:
             app.command(name)(found)
     return app
+
+
+def _needed(words: Sequence[str]) -> Sequence[str]:
+    """Which commands these words may be about."""
+    if words and (words[0] == "--version" or words[0] in COMMANDS):
+        return [words[0]] if words[0] in COMMANDS else []
+    return list(COMMANDS)
 
 
 def _imported(place: str) -> typer.Typer | Callable[..., Any]:

@@ -7,6 +7,8 @@ from BTF.
 
 from enum import IntEnum
 
+ROUTER_MSS = 1416  # bytes of data in a client's largest segment; 12 of them are timestamps, if it has these
+MAX_HOST = 256  # bytes of a host name, without the port
 MAX_PATH = 256  # bytes of a path, without the query
 MAX_PREFIX_DEPTH = 30  # segments of a prefix route
 MAX_WILDCARD_LABELS = 30  # of a wildcard host, behind "*."

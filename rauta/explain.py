@@ -25,6 +25,7 @@ from typing import Literal
 
 from rauta import paths
 from rauta.config import Cluster, Config, Route, Vip
+from rauta.contract import ROUTER_MSS
 from rauta.errors import RautaError
 from rauta.head import Head, Refused, read_head
 
@@ -41,7 +42,6 @@ __all__ = [
     "parse_request",
 ]
 
-_SEGMENT = 1416  # ROUTER_MSS: data bytes in a client's largest packet; 12 less with timestamps
 _ANSWERS = {
     "TX_NO_ROUTE": 404,
     "TX_BAD_REQUEST": 400,
@@ -183,7 +183,7 @@ def parse_request(text: str, fields: Sequence[str] = ()) -> Request:
     head = "".join(f"{line}\r\n" for line in (f"{method} {target} {version}", *lines))
     host, _, port = (url[1] if url else _host_line(fields)).partition(":")
     named = int(port) if port.isdecimal() else 80
-    return Request(f"{head}\r\n".encode("utf-8", "surrogateescape")[:_SEGMENT], host, named if host else None)
+    return Request(f"{head}\r\n".encode("utf-8", "surrogateescape")[:ROUTER_MSS], host, named if host else None)
 
 
 def _host_line(fields: Sequence[str]) -> str:

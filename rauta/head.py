@@ -16,14 +16,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from rauta.contract import MAX_PATH
+from rauta.contract import MAX_HOST, MAX_PATH
 
 __all__ = ["Head", "Refused", "read_head"]
 
-_MAX_HOST = 256
 _MAX_NAME = 256
 _MAX_LINES = 128  # the empty one included
-_MAX_AUTHORITY = 264  # 33 words of 8 bytes
+_MAX_AUTHORITY = MAX_HOST + 8  # as far as the routers look for the end of a target's host
 _MAX_VALUE_STEPS = 256  # of 8 bytes, or up to a tab
 _MAX_BODY = 0x7FFFFFFF - 2048  # so that head and body stay below 2^31
 _WORD = 8
@@ -35,7 +34,7 @@ _AUTHORITY_END = re.compile(rb"[\0- /]")
 _NAME_END = re.compile(rb"[\0- :\x7f-\xff]")
 _CONTROL = re.compile(rb"[\0-\x1f\x7f]")
 _PADDING = re.compile(rb"[ \t]{0,16}")
-_HOST = re.compile(rb"[A-Za-z0-9._-]{0,256}")
+_HOST = re.compile(rb"[A-Za-z0-9._-]{0,%d}" % MAX_HOST)
 _PORT = re.compile(rb":[0-9]{0,5}")
 _DIGITS = re.compile(rb"[0-9]{0,64}")
 _FORBIDDEN = re.compile(rb"[#\\\x7f-\xff]")
@@ -170,7 +169,7 @@ class _Reader:
         if self._text[at : at + 1] != b" ":
             if at >= self._length:
                 raise self._broken(self._length, "")
-            raise Refused("TX_BAD_REQUEST", f"the target holds {self._text[at : at + 1]!r}"[:60])
+            raise Refused("TX_BAD_REQUEST", f"the target holds {self._text[at : at + 1].decode('latin-1')!r}")
         if at + 11 > self._length:
             raise self._broken(self._length, "")
         version = self._text[at + 1 : at + 9]

@@ -188,7 +188,8 @@ def _health(cluster: _Entry) -> Iterator[Mistake]:
     Nor may a check be still under way when the next one is due.
     """
     for health in cluster.inner("health"):
-        for name in ("host", "status"):
+        dumped = "http" in health.fields and health.fields.get("status") in ([200], (200,))  # a model's own default
+        for name in ("host",) if dumped else ("host", "status"):
             if health.fields.get(name) is not None and health.fields.get("http") is None:
                 remedy = "with `http: /path`; without it, a check is a TCP connection"
                 yield health.mistake(name, "is for HTTP checks, and there is no `http`", remedy)

@@ -128,6 +128,14 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, tuple[str, str]]] = {
 """What each field is for, and an example as it would stand in a file."""
 
 
+_QUANTITIES: Mapping[tuple[type[BaseModel], str], str] = {  # defaults that models hold as numbers, as one writes them
+    (config.Secrets, "rotate"): "24h",
+    (config.Health, "interval"): "2s",
+    (config.Health, "timeout"): "1s",
+    (config.Health, "jitter"): "10%",
+}
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema, draft 2020-12, of a configuration file."""
     schema = Config.model_json_schema()
@@ -136,6 +144,8 @@ def json_schema() -> dict[str, Any]:
         definition = definitions[model.__name__]
         for name, (text, _) in fields.items():
             definition["properties"][name]["description"] = text
+    for (model, name), text in _QUANTITIES.items():
+        definitions[model.__name__]["properties"][name]["default"] = text
     definitions["Route"]["oneOf"] = _EITHER_PATH
     return {"$schema": _DIALECT, **schema, "title": "RAUTA's configuration"}
 
@@ -156,21 +166,11 @@ def _table(model: type[BaseModel]) -> Iterator[str]:
     yield ""
 
 
-_AS_WRITTEN = {
-    (config.Secrets, "rotate"): "`24h`",
-    (config.Health, "interval"): "`2s`",
-    (config.Health, "timeout"): "`1s`",
-    (config.Health, "jitter"): "`10%`",
-    (config.Health, "status"): "`[200]`",
-    (config.Config, "interfaces"): "none",
-    (config.Config, "capacity"): "–",
-}
-
-
 def _default(model: type[BaseModel], name: str) -> str:
     field = model.model_fields[name]
     if field.is_required():
         return "must be there"
-    if field.default is None:
+    if field.default is None or isinstance(field.default, BaseModel):
         return "–"
-    return _AS_WRITTEN.get((model, name)) or f"`{field.default}`"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{_QUANTITIES.get((model, name), value)}`"

@@ -46,6 +46,9 @@ LIMITS = [  # where the reader stops looking, on both sides
     *(request(f"http://{'h' * length}/", host="h" * length) for length in (248, 255, 256, 257, 264)),
     *(request("/x", host=f"x:{'8' * digits}") for digits in (0, 5, 6)),
     *(request("/" + "p" * length + end) for length in (254, 255, 256) for end in ("", "?", "//", "/..")),
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET",
     *(request("/", host=host) for host in (".shop.test", "x.shop.test", "shop.test.", "x.eu.shop.test:80", ".", "..")),
 ]
 KEPT = [text for text in (*vectors.HEADS, *RECORDED, *LIMITS) if 0 < len(text) <= LONGEST]
@@ -183,6 +186,7 @@ def test_every_answer_is_among_what_is_compared() -> None:
         "TX_BODY_TOO_LARGE", "TX_UNAVAILABLE", "TX_NOT_IMPLEMENTED", "TX_RESET_NOT_HTTP", "TX_RESET_PIPELINED",
         "TX_RESET_NO_ROUTE", "FALLBACK_NO_ROUTE", "FALLBACK_AMBIGUOUS", "FALLBACK_ENCODED", "FALLBACK_HEAD",
         "FALLBACK_PATH", "FALLBACK_BODY", "FALLBACK_UPGRADE", "FALLBACK_NOT_HTTP", "FALLBACK_PIPELINED",
+        "FALLBACK_TLS", "FALLBACK_HTTP2",
     }  # fmt: skip
     assert seen["ROUTED_FIRST"] > 0.2 * seen.total()
 

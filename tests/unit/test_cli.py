@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
 
-from rauta.cli import COMMANDS
+from rauta.cli import COMMANDS, main
 from rauta.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,55 @@ def test_only_what_a_command_needs_is_imported() -> None:
         [sys.executable, "-c", script, "check", SHOP], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "rauta.commands rauta.commands.check rauta.config"
+
+
+def test_nothing_is_imported_to_say_the_version() -> None:
+    script = (
+        "import sys; from rauta import cli\ntry: cli.main(['--version'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    version, modules = done.stdout.splitlines()
+    assert version.startswith("rauta ")
+    assert {"rauta.config", "rauta.commands", "rich"}.isdisjoint(modules.split())
+
+
+def boom() -> None:
+    """A command with a mistake of its own."""
+    raise ZeroDivisionError
+
+
+def test_a_mistake_of_its_own_is_no_failed_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(COMMANDS, "boom", f"{__name__}:boom")
+    with pytest.raises(SystemExit) as caught:
+        main(["boom"])
+    assert caught.value.code == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+group = typer.Typer()
+
+
+@group.command()
+def new(file: str) -> None:
+    typer.echo(f"new {file}")
+
+
+@group.command()
+def old() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("words", "said", "code"), [(["new", "x"], "new x\n", 0), (["old"], "", 130)], ids=str)
+def test_commands_may_have_commands_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], said: str, code: int
+) -> None:
+    monkeypatch.setitem(COMMANDS, "some", f"{__name__}:group")
+    with pytest.raises(SystemExit) as caught:
+        main(["some", *words])
+    assert caught.value.code == code
+    assert capsys.readouterr().out.startswith(said)
 
 
 # ---- check ----------------------------------------------------------------------------------------------
@@ -177,6 +227,16 @@ def test_explain_says_everything_as_json() -> None:
     assert said["backends"] == [{"name": "api-1", "address": "198.18.0.21", "port": 8080, "weight": 1, "share": 1.0}]
     assert [one["outcome"] for one in said["candidates"]] == ["taken", "behind"]
     assert said["request"]["host"] == "shop.test"
+
+
+def test_explain_takes_and_shows_any_bytes_on_any_terminal() -> None:
+    argv = [os.fsencode(sys.executable), b"-m", b"rauta", b"explain", os.fsencode(SHOP), b"GET http://a/\xff"]
+    done = subprocess.run(
+        argv, capture_output=True, check=False, timeout=60, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    first = "GET http://a/\\udcff \\u2192 400 (TX_BAD_REQUEST): the path holds '\\xff'"
+    assert done.stdout.decode().splitlines()[0] == first
 
 
 def test_explain_tells_mistakes_of_the_file(broken: str) -> None:

@@ -415,6 +415,13 @@ def test_what_a_model_has_by_default_is_no_contradiction(file: Path) -> None:
     file.write_text(SHOP.replace("  - name: web\n", "  - name: web\n    health: {}\n"))
     config = load_config(file)
     assert Config(**dict(config)) == config
+    assert list(references.mistakes(config.model_dump())) == []
+    assert list(references.mistakes(config.model_dump(mode="json"))) == []
+
+
+def test_an_http_check_whose_path_was_forgotten_is_a_mistake(file: Path) -> None:
+    (told,) = mistakes(file, WHOLE.replace("http: /health", "http: ").replace(", status: [200, 204]", ""))
+    assert told.startswith("20: clusters[0].health.host: is for HTTP checks, and there is no `http`")
 
 
 AROUND_MISTAKES = [

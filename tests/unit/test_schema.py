@@ -90,6 +90,24 @@ def test_each_example_is_what_its_field_takes(model: type[BaseModel], name: str)
     assert name in made.model_fields_set
 
 
+@pytest.mark.parametrize("model", schema.SECTIONS, ids=lambda model: model.__name__)
+def test_each_default_is_what_its_field_takes_and_has(model: type[BaseModel]) -> None:
+    published = json.loads(PUBLISHED.read_text())
+    properties = (published["$defs"] | {"Config": published})[model.__name__]["properties"]
+    defaults = {name: one["default"] for name, one in properties.items() if "default" in one}
+    assert set(defaults) == {name for name, field in model.model_fields.items() if not field.is_required()}
+    for name, default in defaults.items():
+        jsonschema.validate(default, properties[name] | {"$defs": published["$defs"]})
+    needed = {
+        name: value_of(name, schema.FIELDS[model][name][1])
+        for name, field in model.model_fields.items()
+        if field.is_required()
+    }
+    if model is Config:
+        needed = {name: value for name, value in example().items() if name in needed}
+    assert model.model_validate(needed | defaults) == model.model_validate(needed)
+
+
 @pytest.mark.parametrize("file", EXAMPLES, ids=[file.stem for file in EXAMPLES])
 def test_it_takes_the_configurations_of_the_scenarios(validator: jsonschema.Draft202012Validator, file: Path) -> None:
     validator.validate(load_document(file).data)
