@@ -15,11 +15,12 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
+from rauta import footprint
 from rauta.errors import RautaError
 
 __all__ = ["COMMANDS", "ExitCode", "main"]
@@ -34,6 +35,8 @@ COMMANDS = {
     "secrets": "rauta.commands.secrets:app",
 }
 """Where each command is, "module:function", in the order of --help."""
+
+_DAEMONS = ("run", "agent")
 
 
 class ExitCode(IntEnum):
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what cannot be written as it is, such as an argument that is no text
             stream.reconfigure(errors="backslashreplace")
+    if words and words[0] in _DAEMONS:
+        footprint.hide_optional_modules()
     try:
         _app(words)(words, prog_name="rauta")
     except RautaError as error:
@@ -61,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception:  # a mistake of RAUTA's own; 1, Python's code for it, would say that a check failed
         traceback.print_exc()
         sys.exit(ExitCode.USAGE)
+    finally:
+        footprint.show_optional_modules()
 
 
 def _code(error: RautaError) -> ExitCode:
@@ -104,6 +111,8 @@ def _imported(place: str) -> typer.Typer | Callable[..., Any]:
 
 def _say_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         typer.echo(f"rauta {metadata.version('rauta')}")
         raise typer.Exit
 

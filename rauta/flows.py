@@ -19,6 +19,7 @@ LIVE = frozenset({"FLOW_OPEN", "FLOW_MOVING", "FLOW_RECOVERED", "FLOW_FALLBACK"}
 """The states of connections that have not been closed by their clients."""
 
 _EMPTY = bytes(8)
+_SETS = 256  # read at a time: a table may have millions of entries, and a daemon should stay small
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ def flows(ingress: BpfObject) -> Iterator[Flow]:
         raise TypeError("flow_set.flow is no array")
     element, states = ways.layout.element, {n: name for name, n in ingress.btf.enum("flow_state").items()}
     size, width, first = flow_set.size, ways.layout.size, ways.offset
-    table = ingress.maps["flows"].read_array()
     nothing = bytes(size)
-    for start in range(0, len(table), size):
-        if table[start : start + size] == nothing:
-            continue
-        for at in range(start + first, start + first + width, element.size):
-            if table[at : at + len(_EMPTY)] != _EMPTY:
-                fields = element.unpack_from(table, at)
-                yield Flow(fields, states.get(fields["state"], str(fields["state"])))
+    for _, sets, count in ingress.maps["flows"].raw_batches(_SETS):
+        for start in range(0, count * size, size):
+            if sets[start : start + size] == nothing:
+                continue
+            for at in range(start + first, start + first + width, element.size):
+                if sets[at : at + len(_EMPTY)] != _EMPTY:
+                    fields = element.unpack_from(sets, at)
+                    yield Flow(fields, states.get(fields["state"], str(fields["state"])))

@@ -268,8 +268,8 @@ class Router(loading.Loaded):
         """
         gone = self.ids.gone(self.config)
         if gone.backends or gone.clusters:
-            live = [flow for flow in flows(self.object) if flow.state in LIVE]
-            backends, clusters = {flow.backend for flow in live}, {flow.cluster for flow in live}
+            live = {(flow.backend, flow.cluster) for flow in flows(self.object) if flow.state in LIVE}
+            backends, clusters = {backend for backend, _ in live}, {cluster for _, cluster in live}
             gone = Ids(
                 gone.vips,
                 {name: number for name, number in gone.clusters.items() if number not in clusters},

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rauta import footprint
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.instance import Instance, State
@@ -98,6 +99,7 @@ class Service(ABC):
             async with asyncio.TaskGroup() as tasks:
                 jobs = (*self.jobs(), self._watch, self._load_when_told, self._rotate)
                 running = [tasks.create_task(_awaited(job)) for job in jobs]
+                footprint.give_back()
                 logger.info("started", extra=self.about())
                 _tell_systemd("READY=1")
                 await self._stop.wait()
@@ -158,6 +160,7 @@ class Service(ABC):
         self.error = ""
         self.save(generation=self.state.generation + 1)
         self.reconfigured()
+        footprint.give_back()
         logger.info("configuration loaded", extra=self.about())
         return self.state.generation
 

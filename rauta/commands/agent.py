@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rauta import footprint
 
 __all__ = ["agent"]
 
@@ -28,9 +29,13 @@ def agent(
 
     Packets go on when the process ends, however it ends; the next one takes over. `rauta down` takes all of it away.
     """
+    import asyncio
+
     from rauta.agentd import AgentDaemon, Options
     from rauta.logs import configure
 
+    footprint.show_optional_modules()
+    footprint.hold_little()
     configure(log)
     options = Options(file, backend, tuple(interface or ()), namespace, name or f"agent-{backend}")
     asyncio.run(AgentDaemon(options).run())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rauta import footprint
 
 __all__ = ["run"]
 
@@ -27,9 +28,13 @@ def run(
 
     Packets go on when the process ends, however it ends; the next one takes over. `rauta down` takes all of it away.
     """
+    import asyncio
+
     from rauta.daemon import Daemon, Options
     from rauta.logs import configure
 
+    footprint.show_optional_modules()
+    footprint.hold_little()
     configure(log)
     daemon = Daemon(Options(file, name, tuple(interface or ()), mode))
     asyncio.run(daemon.run())
