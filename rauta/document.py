@@ -1,10 +1,15 @@
 """YAML files that remember their lines: whatever is wrong in one is reported with file, line and field, all at once.
 
 RAUTA's configuration and the lab's scenarios are both documents. YAML is 1.2 (ruamel.yaml), so `off` and `no` are text.
+
+Values are made while the file is read. Ruamel would make a graph of nodes first, and then containers that can be
+written again with every comment: of a thousand routes 5 MB, which a daemon that has read them once keeps for good.
+Tags of mappings and sequences mean nothing here.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +17,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.comments import TaggedScalar
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.constructor import ConstructorError, DuplicateKeyError, RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import MappingEndEvent, SequenceEndEvent
+from ruamel.yaml.nodes import ScalarNode
 
 from rauta.errors import RautaError
 from rauta.mistakes import Location, Mistake, explain
@@ -22,6 +30,9 @@ from rauta.mistakes import Location, Mistake, explain
 __all__ = ["Document", "DocumentError", "load_document", "read_document"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MERGE = "tag:yaml.org,2002:merge"
+_IN_MAPPING = "while constructing a mapping"
 
 
 class DocumentError(RautaError):
@@ -41,16 +52,16 @@ class Document:
 
     path: Path
     data: Any
-    _source: Any = field(repr=False)
+    _places: Any = field(repr=False)
 
     def line(self, path: Location) -> int:
         """The line, from 1, of what a path of keys and indices leads to, or of the nearest place above that exists."""
-        node, line = self._source, 1
+        places, line = self._places, 1
         for step in path:
-            found = _position(node, step)
+            found = _place(places, step)
             if found is None:
                 break
-            line, node = found, node[step]
+            line, places = found
         return line
 
     def validate(self, model: type[Model]) -> Model:
@@ -80,14 +91,40 @@ def read_document(path: Path, content: bytes) -> Document:
         line = content.count(b"\n", 0, error.start) + 1
         raise DocumentError(path, [(line, Mistake((), "a byte that is not UTF-8", "a file in UTF-8"))]) from error
     try:
-        source = _parser().load(text)
+        root = _composed(text)
     except DuplicateKeyError as error:
         raise DocumentError(path, [_syntax(error, "each key once in a mapping")]) from None
     except YAMLError as error:
         raise DocumentError(path, [_syntax(error, _remedy(error))]) from None
-    if not isinstance(source, CommentedMap):
+    if root is None or not isinstance(root.value, dict):
         raise DocumentError(path, [(1, Mistake((), "the file is no mapping of fields", "`field: value` lines"))])
-    return Document(path, _plain(source), source)
+    return Document(path, root.value, root.places)
+
+
+# ---- values and their places ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Composed:
+    """A value, and where what is in it begins.
+
+    `places`: by key or index a line, from 1, and the places within; None if the value is a scalar. What came by a merge
+    key has no place. `start_mark` is ruamel's, for its messages; `merges`: it is the merge key.
+    """
+
+    value: Any
+    places: Any
+    start_mark: Any
+    merges: bool = False
+
+
+def _place(places: Any, step: int | str) -> tuple[int, Any] | None:
+    """The line of a key or index, and the places within; None if it is not there, or has no line of its own."""
+    if isinstance(places, dict):
+        found: tuple[int, Any] | None = places.get(step)
+        return found
+    there = isinstance(places, list) and isinstance(step, int) and step < len(places)
+    return places[step] if there else None
 
 
 class _Constructor(RoundTripConstructor):
@@ -100,34 +137,93 @@ class _Constructor(RoundTripConstructor):
             raise ConstructorError(None, None, str(error), node.start_mark) from error
 
 
-def _parser() -> YAML:
+class _Composer(Composer):
+    """Makes values where ruamel's makes nodes; what has an anchor can be named once it is complete."""
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        node: ScalarNode = super().compose_scalar_node(anchor)
+        if str(node.tag) == _MERGE:
+            return _Composed(node.value, None, node.start_mark, merges=True)
+        constructor = self.loader.constructor
+        value = _plain(constructor.construct_object(node, deep=True))
+        constructor.constructed_objects.clear()
+        return self._known(anchor, _Composed(value, None, node.start_mark))
+
+    def compose_sequence_node(self, anchor: Any) -> Any:
+        start = self.parser.get_event()
+        values: list[Any] = []
+        places: list[tuple[int, Any]] = []
+        while not self.parser.check_event(SequenceEndEvent):
+            line = self.parser.peek_event().start_mark.line + 1
+            item = self.compose_node(None, len(values))
+            values.append(item.value)
+            places.append((line, item.places))
+        self.parser.get_event()
+        return self._known(anchor, _Composed(values, places, start.start_mark))
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        start = self.parser.get_event()
+        values: dict[Any, Any] = {}
+        places: dict[Any, tuple[int, Any]] = {}
+        merged: dict[Any, Any] | None = None
+        while not self.parser.check_event(MappingEndEvent):
+            line = self.parser.peek_event().start_mark.line + 1
+            key, value = self.compose_node(None, None), self.compose_node(None, None)
+            if key.value in values if not key.merges and _is_key(key, start) else merged is not None:
+                problem = f'found duplicate key "{key.value}"'
+                raise DuplicateKeyError(_IN_MAPPING, start.start_mark, problem, key.start_mark)
+            if key.merges:
+                merged = _merged(value, start)
+                continue
+            name = sys.intern(key.value) if type(key.value) is str else key.value
+            values[name], places[name] = value.value, (line, value.places)
+        self.parser.get_event()
+        return self._known(anchor, _Composed({**(merged or {}), **values}, places, start.start_mark))
+
+    def _known(self, anchor: Any, composed: _Composed) -> _Composed:
+        if anchor is not None:
+            self.anchors[anchor] = composed
+        return composed
+
+
+def _is_key(key: _Composed, start: Any) -> bool:
+    if isinstance(key.value, (dict, list)):
+        raise ConstructorError(_IN_MAPPING, start.start_mark, "found a key that is no scalar", key.start_mark)
+    return True
+
+
+def _merged(source: _Composed, start: Any) -> dict[Any, Any]:
+    """What a merge key brings: of several mappings, the first one that has a key."""
+    sources = source.value if isinstance(source.value, list) else [source.value]
+    found: dict[Any, Any] = {}
+    for one in reversed(sources):
+        if not isinstance(one, dict):
+            problem = "expected a mapping or list of mappings for merging"
+            raise ConstructorError(_IN_MAPPING, start.start_mark, problem, source.start_mark)
+        found |= one
+    return found
+
+
+def _composed(text: str) -> _Composed | None:
+    """The content of a text; None if it has none. YAMLError if it is no YAML."""
     parser = YAML(typ="rt")
-    parser.Constructor = _Constructor
-    return parser
+    parser.Composer, parser.Constructor = _Composer, _Constructor
+    parser.get_constructor_parser(text)
+    root: _Composed | None = parser.composer.get_single_node()
+    return root
 
 
-def _position(node: Any, step: int | str) -> int | None:
-    """The line of a key or index; None if it is not there, or came by a merge key and has no line of its own."""
-    if isinstance(node, CommentedMap):
-        there = step in node
-    else:
-        there = isinstance(node, CommentedSeq) and isinstance(step, int) and step < len(node)
-    position = node.lc.data.get(step) if there else None
-    return position[0] + 1 if position else None
-
-
-def _plain(node: Any) -> Any:
-    """ruamel's containers and scalars, which know their formatting, as what they say."""
-    if isinstance(node, CommentedMap):
-        return {_plain(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, CommentedSeq):
-        return [_plain(item) for item in node]
-    if isinstance(node, TaggedScalar):
-        return _plain(node.value)
+def _plain(scalar: Any) -> Any:
+    """Ruamel's scalars, which know their formatting, as what they say."""
+    if isinstance(scalar, TaggedScalar):
+        return _plain(scalar.value)
     for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
+        if isinstance(scalar, kind):
+            return kind(scalar)
+    return scalar
+
+
+# ---- mistakes -------------------------------------------------------------------------------------------
 
 
 def _syntax(error: YAMLError, allowed: str) -> tuple[int, Mistake]:

@@ -3,8 +3,8 @@
 Most of what a Python process holds are modules, and most of those come along for features that nobody asked for:
 asyncio imports OpenSSL in case somebody serves TLS (6 MB), hashlib OpenSSL's hashes besides the interpreter's own
 (3 MB), structlog the terminal colours of rich (4 MB). All of these are optional: whoever imports them goes on without.
-So they look absent while a daemon's modules are imported, and only then: what is imported later finds them, such as what
-sends spans by HTTPS.
+So they look absent while a daemon's modules are imported, and only then: what is imported later finds them, such as
+what sends spans by HTTPS.
 
 A configuration with a thousand routes leaves some ten thousand objects that are garbage once it is loaded. The C
 library keeps what was freed for later, in a heap for each thread, and raises the size from which it returns memory at
