@@ -411,13 +411,16 @@ async def test_a_backend_of_two_clusters_with_the_same_settings_is_checked_once(
         assert len(checker.states()) == 1
 
 
-def test_with_different_settings_any_of_them_makes_it_unhealthy(script: Scripted) -> None:
+@pytest.mark.parametrize("result", [Result.STATUS, Result.SILENT])
+def test_with_different_settings_any_of_them_makes_it_unhealthy(script: Scripted, result: Result) -> None:
+    """But it takes all of them to say that its host does not answer."""
+
     async def test() -> None:
         told = list[Transition]()
         strict, lenient = cluster(at(1), fall=2), cluster(at(1), name="api", fall=100)
         checker = Checker([strict, lenient], told.append)
         async with running(checker):
-            script.result[1] = Result.STATUS
+            script.result[1] = result
             await eventually(lambda: bool(told))
             state = checker.states()["one"]
             assert not state.healthy
