@@ -382,6 +382,7 @@ class Checker:
         check.timer = asyncio.get_running_loop().call_at(begin, self._begin, check)
 
     def _begin(self, check: _Check) -> None:
+        check.timer = None
         if self._under_way >= self._sockets:
             self._waiting.append(check)
         elif self._tasks is not None:

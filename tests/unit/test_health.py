@@ -91,6 +91,8 @@ async def running(checker: Checker) -> AsyncIterator[None]:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert not checker._waiting
+        assert all(check.timer is None or check.timer.cancelled() for check in checker._checks.values())
         assert not [left for left in asyncio.all_tasks() - others if left.get_coro().__qualname__.startswith("Checker")]
 
 
@@ -295,6 +297,7 @@ async def test_so_many_checks_are_under_way_at_once_and_no_more() -> None:
         async with running(checker):
             await eventually(lambda: len(server.came) >= 60)
             assert checker._waiting
+            await eventually(lambda: all(state.failures for state in checker.states().values()))  # all have their turn
         assert server.most <= 5  # a server may notice the end of one after the begin of the next
         assert checker._under_way == 0
 
@@ -408,13 +411,16 @@ async def test_a_backend_of_two_clusters_with_the_same_settings_is_checked_once(
         assert len(checker.states()) == 1
 
 
-def test_with_different_settings_any_of_them_makes_it_unhealthy(script: Scripted) -> None:
+@pytest.mark.parametrize("result", [Result.STATUS, Result.SILENT])
+def test_with_different_settings_any_of_them_makes_it_unhealthy(script: Scripted, result: Result) -> None:
+    """But it takes all of them to say that its host does not answer."""
+
     async def test() -> None:
         told = list[Transition]()
         strict, lenient = cluster(at(1), fall=2), cluster(at(1), name="api", fall=100)
         checker = Checker([strict, lenient], told.append)
         async with running(checker):
-            script.result[1] = Result.STATUS
+            script.result[1] = result
             await eventually(lambda: bool(told))
             state = checker.states()["one"]
             assert not state.healthy
@@ -497,6 +503,19 @@ async def test_a_change_ends_the_check_that_is_under_way() -> None:
             checker.reconfigure([])
             await eventually(lambda: server.open == 0)
             assert not checker._checks
+
+
+def test_who_hears_of_a_transition_may_change_what_is_checked(script: Scripted) -> None:
+    async def test() -> None:
+        checker = Checker([cluster(at(1))], lambda _: checker.reconfigure([cluster(at(2, "two"))]))
+        (first,) = checker._checks.values()
+        script.result[1] = Result.REFUSED
+        async with running(checker):
+            await eventually(lambda: "two" in checker.states() and checker.states()["two"].successes > 1)
+            assert checker.states().keys() == {"two"}
+            assert (first.timer, first.task) == (None, None)
+
+    asyncio.run(test())
 
 
 @within_a_loop
