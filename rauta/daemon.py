@@ -184,9 +184,7 @@ class Daemon(Service):
             await self._see_off(name)
 
     def _stand(self) -> None:
-        unhealthy = {name: state for name, state in self.health.states().items() if not state.healthy}
-        down = frozenset(name for name, state in unhealthy.items() if not state.host_answers)
-        self.router.stand(replace(self.router.standing, unhealthy=frozenset(unhealthy), down=down))
+        self.router.stand(Standing.of_checks(self.health.states(), self.router.standing.drained))
 
     async def _see_off(self, backend: str) -> None:
         """Whoever waits for a host that is down is told at once; after a while, whoever may be waiting."""

@@ -22,12 +22,9 @@ import pytest
 from rauta import health
 from rauta.config import Backend, Cluster, Health
 from rauta.health import (
-    BackendHealth,
     Checker,
     Transition,
     detection_seconds,
-    effective_weights,
-    hosts_down,
 )
 from rauta.probing import Outcome, Result
 
@@ -568,43 +565,3 @@ def test_what_this_host_could_not_try_says_nothing_and_is_told_once(
     assert [record.getMessage() for record in caplog.records] == [
         "backend one could not be checked, nor others perhaps: local"
     ]
-
-
-# ---- what clusters do -----------------------------------------------------------------------------------
-
-WEIGHTS = [
-    ("keep", set(), {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"a"}, {"a": 0, "b": 1, "drained": 0}),
-    ("keep", {"a", "b"}, {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"a", "b", "drained"}, {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"drained"}, {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"of another cluster"}, {"a": 3, "b": 1, "drained": 0}),
-    ("refuse", {"a"}, {"a": 0, "b": 1, "drained": 0}),
-    ("refuse", {"a", "b"}, {"a": 0, "b": 0, "drained": 0}),
-    ("refuse", set(), {"a": 3, "b": 1, "drained": 0}),
-]
-THREE = (at(1, "a", 3), at(2, "b", 1), at(3, "drained", 0))
-
-
-@pytest.mark.parametrize(("all_fail", "unhealthy", "weights"), WEIGHTS, ids=range(len(WEIGHTS)))
-def test_weights(all_fail: str, unhealthy: set[str], weights: dict[str, int]) -> None:
-    assert effective_weights(cluster(*THREE, all_fail=all_fail), unhealthy) == weights
-
-
-def test_a_cluster_without_checks_keeps_its_weights() -> None:
-    assert effective_weights(Cluster(name="web", backends=THREE), {"a"}) == {"a": 3, "b": 1, "drained": 0}
-    assert effective_weights(Cluster(name="web", backends=()), {"a"}) == {}
-
-
-def state(healthy: bool, host_answers: bool) -> BackendHealth:
-    return BackendHealth(healthy, 0.0, 0, 0, "", None, host_answers)
-
-
-def test_which_hosts_are_down() -> None:
-    gone, sick, well = state(False, False), state(False, True), state(True, True)
-    keep, refuse = cluster(*THREE), cluster(*THREE, name="api", all_fail="refuse")
-    assert hosts_down([keep], {"a": gone, "b": well, "drained": gone}) == {"a", "drained"}
-    assert hosts_down([keep], {"a": sick, "b": well}) == set()
-    assert hosts_down([keep], {"a": gone, "b": sick}) == set()  # all have failed: it keeps them
-    assert hosts_down([refuse], {"a": gone, "b": sick}) == {"a"}
-    assert hosts_down([refuse, cluster(at(1, "a"), name="small")], {"a": gone, "b": gone}) == {"b"}
