@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Self
 
 from rauta import loading, tables
-from rauta.bpf import TcAttachment, attach_tc
+from rauta.bpf import BpfObject, TcAttachment, attach_tc
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.keys import Keys
+from rauta.sampling import Sampling
 
 __all__ = ["Agent"]
 
@@ -27,17 +28,31 @@ _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
 
 
 class Agent(loading.Loaded):
-    """A loaded agent, made by `load`."""
+    """A loaded agent, made by `load`.
+
+    `config` and `backend` are what it was loaded with ("" at a fallback), `sampling` which requests it traces.
+    """
+
+    def __init__(self, obj: BpfObject, config: Config, backend: str) -> None:
+        """For `load`."""
+        super().__init__(obj)
+        self.config = config
+        self.backend = backend
+        self.sampling = Sampling()
 
     @classmethod
-    def load(cls, config: Config, keys: Keys, backend: str) -> Self:
+    def load(cls, config: Config, keys: Keys, backend: str, *, traces_one_in: int = 0, traces_rate: int = 100) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
-        Of `keys` only the cookie keys are used. RautaError if there is no such backend; RautaError or LoadError say
-        what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
+        Of `keys` only the cookie keys are used. One request in `traces_one_in` is told to a `TraceReader`, and at most
+        `traces_rate` a second on each CPU; 0 for none. `Observation` says the same for a router, and both are to agree.
+
+        RautaError if there is no such backend; RautaError or LoadError say what the machine lacks (the agent needs
+        Linux 6.9), or what the verifier said.
         """
         services = tables.services(config, backend)
-        return cls._load(config, keys, services, asked_at=config.backends()[backend].address)
+        asked_at = config.backends()[backend].address
+        return cls._load(config, keys, services, backend, asked_at=asked_at, traces=(traces_one_in, traces_rate))
 
     @classmethod
     def load_fallback(cls, config: Config, keys: Keys, address: IPv4Address) -> Self:
@@ -45,13 +60,20 @@ class Agent(loading.Loaded):
 
         RautaError if the configuration has no fallback, or uses that address for something else.
         """
-        return cls._load(config, keys, tables.fallback_services(config, address))
+        return cls._load(config, keys, tables.fallback_services(config, address), "")
 
     @classmethod
     def _load(
-        cls, config: Config, keys: Keys, services: Sequence[tables.Entry], asked_at: IPv4Address | None = None
+        cls,
+        config: Config,
+        keys: Keys,
+        services: Sequence[tables.Entry],
+        backend: str,
+        *,
+        asked_at: IPv4Address | None = None,
+        traces: tuple[int, int] = (0, 1),
     ) -> Self:
-        agent = cls(loading.open_object("agent"))
+        agent = cls(loading.open_object("agent"), config, backend)
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
@@ -61,6 +83,7 @@ class Agent(loading.Loaded):
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
+            agent.sampling = Sampling.prepare(agent.object, keys.cookies, *traces)
             agent.object.load()
             agent.object.maps["cookie_keys"].update(0, tables.cookie_keys_entry(keys.cookies))
             agent.object.maps["ask_keys"].update(0, tables.ask_keys_entry(keys.cookies))

@@ -22,6 +22,8 @@ _DIGEST_LABEL = b"rauta head digest"
 _CONSUMED_LABEL = b"rauta consumed connections"
 _FIRST_LABEL = b"rauta first data"
 _ASK_LABEL = b"rauta ask"
+_TRACE_LABEL = b"rauta traces"
+_TRACE_BYTES = 24
 
 SipHashKey = tuple[int, int]
 
@@ -54,6 +56,12 @@ class CookieKeys:
         """The keys of the digests of connections' first data, 64 bits each: SHAKE-256 of both keys."""
         raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
         return _digest_keys(_FIRST_LABEL + raw)
+
+    @property
+    def trace_secret(self) -> bytes:
+        """Which requests are traced, and by which ids (rauta.sampling): 24 bytes, SHAKE-256 of both keys."""
+        raw = b"".join(k.to_bytes(8, "little") for key in self.by_epoch for k in key)
+        return hashlib.shake_256(_TRACE_LABEL + raw).digest(_TRACE_BYTES)
 
     @property
     def ask_keys(self) -> tuple[SipHashKey, SipHashKey]:

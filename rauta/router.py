@@ -29,6 +29,7 @@ from rauta.errors import RautaError
 from rauta.keys import Keys
 from rauta.latency import Histogram
 from rauta.observation import Observation
+from rauta.sampling import Sampling
 
 __all__ = ["EventCounts", "RouteRequests", "Router"]
 
@@ -66,14 +67,17 @@ class EventCounts:
 class Router(loading.Loaded):
     """A loaded router. `config` is what it routes by; `keys` its secrets, the route key redrawn if need be.
 
-    `observation` is what it observes.
+    `observation` is what it observes, `sampling` which requests it traces.
     """
+
+    backend: None = None  # an agent has one
 
     def __init__(self, obj: BpfObject, config: Config, keys: Keys, observation: Observation) -> None:
         """For `load`."""
         super().__init__(obj)
         self.config = config
         self.observation = observation
+        self.sampling = Sampling()
         self.keys = keys
         self._attached = False
         self._down: frozenset[str] = frozenset()
@@ -92,6 +96,9 @@ class Router(loading.Loaded):
             router._set_constants()
             asks.prepare(router.object, config)
             observation.prepare(router.object)
+            router.sampling = Sampling.prepare(
+                router.object, keys.cookies, observation.traces_one_in, observation.traces_rate
+            )
             router._size_maps(content)
             router.object.load()
             router._fill_maps(content)
