@@ -24,6 +24,7 @@ LATENCY_FIRST_OCTAVE = 4  # of the latency histogram's buckets, four an octave: 
 LATENCY_OCTAVES = 20
 LATENCY_BUCKETS = 80
 DIGEST_KEYS = 514  # of the digests of request heads
+TRACES_UNDER_WAY = 2048  # requests that an agent waits for the answers of
 ASK_VERSION = 1  # of what routers ask agents
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
 BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host

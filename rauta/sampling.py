@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from rauta.bpf import BpfObject
+from rauta.contract import TRACES_UNDER_WAY
 from rauta.errors import RautaError
 from rauta.keys import CookieKeys
 
@@ -18,7 +19,6 @@ __all__ = ["Sampling"]
 MAX_ONE_IN = 1 << 20
 MAX_RATE = 1_000_000
 RING_BYTES = 1 << 20  # of the ring buffer: some 2,000 requests with heads of 400 bytes
-UNDER_WAY = 2048  # requests that an agent waits for the answers of (TRACES_UNDER_WAY)
 _SECOND = 1_000_000_000  # ns
 _COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE (linux/time.h), which moves with the kernel's ticks
 _KEY_BYTES = 8  # of trace_key; what follows it in the secret is the key of ids
@@ -54,7 +54,7 @@ class Sampling:
         obj.rodata["trace_burst"] = (rate - 1) * interval
         obj.maps["traces"].set_max_entries(RING_BYTES)
         if "under_way" in obj.maps:
-            obj.maps["under_way"].set_max_entries(UNDER_WAY)
+            obj.maps["under_way"].set_max_entries(TRACES_UNDER_WAY)
         return made
 
 

@@ -349,6 +349,12 @@ def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
     assert keys[0].consumed_key == (0xB4AA8D2381585D3A, 0x10CC82892DE46BE1)
 
 
+def test_routers_and_agents_trace_by_a_secret_that_both_work_out() -> None:
+    raw = bytes(range(32))
+    expected = hashlib.shake_256(b"rauta traces" + raw).digest(24)
+    assert CookieKeys.from_bytes(raw).trace_secret == CookieKeys.from_bytes(raw, epoch=1).trace_secret == expected
+
+
 def test_asks_have_keys_of_their_own_for_each_epoch() -> None:
     keys = CookieKeys.from_bytes(bytes(range(32)))
     raw = [hashlib.shake_256(b"rauta ask" + bytes(half)).digest(16) for half in (range(16), range(16, 32))]
