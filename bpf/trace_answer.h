@@ -83,13 +83,13 @@ static __always_inline void offer_arrival(struct __sk_buff *skb, enum verdict ve
 		trace_arrival(skb, place);
 }
 
-/* What an answer that begins there says, as far as there are so many bytes: 100 to 999; 0: none begins there. */
-static __always_inline __u32 status_at(struct __sk_buff *skb, __u32 offset, __u32 length)
+/* What an answer that begins there says: 100 to 999; 0: none begins there, or its status is not in this packet. */
+static __always_inline __u32 status_at(struct __sk_buff *skb, __u32 offset)
 {
 	struct trace_scratch *place = get_trace_scratch();
 	const __u8 *digit;
 
-	if (!place || length < STATUS_LINE || bpf_skb_load_bytes(skb, offset, place->line, STATUS_LINE))
+	if (!place || bpf_skb_load_bytes(skb, offset, place->line, STATUS_LINE))
 		return 0;
 	digit = place->line + STATUS_LINE - 3;
 	if (swar_first(*(const __u64 *)place->line, 7) != CHARS8('H', 'T', 'T', 'P', '/', '1', '.', 0) ||
@@ -120,7 +120,7 @@ static __noinline void trace_answer(struct __sk_buff *skb, const struct tuple *l
 
 		if (behind >= length)
 			return;
-		status = status_at(skb, offset + behind, length - behind);
+		status = status_at(skb, offset + behind);
 		if (status >= 200 || status == 101) {
 			traced->trace.answered = bpf_ktime_get_ns();
 			traced->trace.status = status;

@@ -183,6 +183,9 @@ STRANGE = {
     "less than a status": b"HTTP/1.1 20",
     "no status": b"HTTP/1.1 abc OK\r\n\r\n",
     "a status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
+    "a letter in it": b"HTTP/1.1 2O0 OK\r\n\r\n",
+    "a letter at its end": b"HTTP/1.1 20O OK\r\n\r\n",
+    "a version of two digits": b"HTTP/1.12200 OK\r\n\r\n",
     "one that begins with 0": b"HTTP/1.1 099 OK\r\n\r\n",
     "another protocol": b"SSH-2.0-OpenSSH_9.2p1",
     "the next one": b"HTTP/2.0 200 OK\r\n\r\n",
@@ -212,6 +215,17 @@ def test_bodies_and_acknowledgements_are_no_requests(agent: Agent) -> None:
         comes(agent, ALICE.later(b"", len(HEAD)), starts=False)
         comes(agent, ALICE.later(b"some body", len(HEAD)), starts=False)
     assert under_way(agent) is None
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_nor_is_a_body_behind_its_request(agent: Agent) -> None:
+    """What is known of a packet is not known of the next one on its CPU."""
+    with resting(agent):
+        comes(agent)
+        comes(agent, ALICE.later(b"some body", 2 * len(HEAD)), starts=False)
+    found = under_way(agent)
+    assert found is not None
+    assert found["trace"]["seq"] == NEXT.seq
 
 
 def test_nor_is_what_has_overtaken_something_or_is_here_already(agent: Agent) -> None:
