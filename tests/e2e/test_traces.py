@@ -246,6 +246,19 @@ def test_an_answer_in_chunks_does_not_hide_the_next_ones(routed: Bench, halves: 
     assert [answer.status for _, answer in pairs(*halves.read(4, 4))] == [200, 200, 404, 200]
 
 
+def test_a_port_that_is_used_again_has_a_trace_for_each_connection(routed: Bench, halves: Halves) -> None:
+    """The backend has the last one in TIME_WAIT: the request goes round while that is cleared."""
+    port = 0
+    for number in range(5):
+        with routed.connected(port=port) as connection:
+            port = connection.port
+            assert connection.ask(f"/api/{number}", "Connection: close").status == 200
+            assert connection.ended()
+    found = pairs(*halves.read(5, 5))
+    assert {(answer.client_port, answer.status, answer.backend) for _, answer in found} == {(port, 200, "api-1")}
+    assert len({route.trace_id for route, _ in found}) == 5
+
+
 def test_a_request_without_an_answer_has_only_the_routers_half(routed: Bench, halves: Halves) -> None:
     with routed.connected() as connection:
         connection.sock.sendall(request("/sign/never?pause=500"))
