@@ -94,6 +94,8 @@ static __noinline int take_request(struct __sk_buff *skb, const struct tuple *lo
 					     known && known->state == MAPPING_OPEN ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 		if (mapping)
 			failed = count_request(mapping, seq, tcp->rcv_nxt, is_head, said_route(skb));
+		if (mapping && !failed && seq == tcp->rcv_nxt)
+			expect_trace(mapping);
 	}
 	bpf_sk_release(sk);
 	return failed;

@@ -30,6 +30,7 @@ LATENCY_BUCKETS = 80
 FIRST_BYTE_UNIT = 64000  # ns: the first bound of the times to an answer's first byte, which double
 FIRST_BYTE_BUCKETS = 21
 DIGEST_KEYS = 514  # of the digests of request heads
+TRACES_UNDER_WAY = 2048  # requests that an agent waits for the answers of
 ASK_VERSION = 1  # of what routers ask agents
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
 BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host

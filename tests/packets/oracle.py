@@ -326,6 +326,14 @@ def flow_hash(four: Tuple) -> int:
     return mix(h, key["client_port"] | key["server_port"] << 16)
 
 
+def is_traced(four: Tuple, seq: int, key: int, one_in: int) -> bool:
+    """Is the request that starts there traced, where one in so many is?"""
+    fields = four.key
+    h = mix(key, fields["client"] | fields["server"] << 32)
+    h = mix(mix(h, fields["client_port"] | fields["server_port"] << 16 | seq << 32), 0)
+    return h >> 32 < (1 << 32) // one_in
+
+
 def outer_source(four: Tuple, network: str, mask: str) -> str:
     """The source address of the packets that carry a connection to its backend."""
     return address_of(be32(network) | flow_hash(four) & ~be32(mask) & 0xFFFFFFFF)
