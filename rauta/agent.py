@@ -51,6 +51,9 @@ class AgentRoute:
     ttfb: Histogram
 
 
+_FRAME = ("encapsulation", "recovery", "metrics", "traces")
+"""what a running agent cannot change"""
+
 _CARRIED = ("mappings", "connections", "consumed", "verdicts")
 """the maps that hold what packets have left there; all others say what the configuration does"""
 

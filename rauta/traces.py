@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from rauta import tables, traceparent
 from rauta.bpf import RingBuffer
@@ -163,8 +163,7 @@ class TraceReader:
 
     def _routed(self, fields: dict[str, Any], said: bytes, parent: traceparent.Parent | None) -> dict[str, Any]:
         """What only a router's record says."""
-        assert isinstance(self._traced, Router)
-        names = self._traced.names
+        names = cast("Router", self._traced).names
         return {
             "span_id": self._id(_ROUTER, said, _SPAN_ID_BYTES),
             "parent_id": None if parent is None else parent.span_id,
