@@ -72,7 +72,7 @@ def schedule(tmp_path_factory: pytest.TempPathFactory) -> Schedule:
 def loaded(keys: Keys) -> Iterator[Router]:
     config = configuration()
     with Router.load(config, keys) as one:
-        indices = tables.backend_indices(config)
+        indices = Ids().following(config).backend_indices(config)
         one.object.maps["backends"].update_batch(
             (indices[name], tables.backend_entry(backend, bytes(6))) for name, backend in config.backends().items()
         )
