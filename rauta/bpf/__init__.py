@@ -17,9 +17,11 @@ from rauta.bpf.programs import (
     Program,
     ProgramInfo,
     TestRun,
+    program_name,
     run_time_stats,
     skb_context,
     skb_fields,
+    smallest_xdp,
     xdp_context,
 )
 from rauta.bpf.ring import RingBuffer
@@ -52,8 +54,10 @@ __all__ = [
     "attach_tc",
     "attach_xdp",
     "attached_xdp_id",
+    "program_name",
     "run_time_stats",
     "skb_context",
     "skb_fields",
+    "smallest_xdp",
     "xdp_context",
 ]
