@@ -338,9 +338,7 @@ def test_a_connection_makes_no_difference_to_it(asked: Agent) -> None:
     asked.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_CLEARING)
     with established() as sock:
         carry(asked, sock)
-        _, output = asked.run(
-            "rauta_agent_ingress", datagram(replace(ASK, kind=oracle.ASK_PING)), "AGENT_ASK_ANSWERED"
-        )
+        _, output = asked.run("rauta_agent_ingress", datagram(replace(ASK, kind=oracle.ASK_PING)), "AGENT_ASK_ANSWERED")
     assert output[43] == oracle.ASK_PONG
 
 
