@@ -110,8 +110,8 @@ def mptcp(subject: Subject) -> Iterator[Said]:
 @check("agent.window", "agent")
 def window(subject: Subject) -> Iterator[Said]:
     """New connections of the server have a receive buffer for what the router's SYN-ACK has promised in its name:
-    29,200 bytes, for which the kernel takes twice that. (It grants 64 KB by default. A connection that moves here from
-    a backend with more is slower for a moment.)"""
+    29,200 bytes, for which the kernel takes twice that (by default it has room for 64 KB). Otherwise the start of a
+    large body is dropped, and sent again."""
     needed = 2 * ROUTER_WINDOW
     for service in places.services(subject):
         for one in _serving(listeners(), service):
@@ -124,7 +124,7 @@ def window(subject: Subject) -> Iterator[Said]:
                     f"number of net.ipv4.tcp_rmem is {needed} at least (the default is 131072). "
                     "Then start the server again."
                 )
-                yield wrong(service.vip, seen, remedy)
+                yield warning(service.vip, seen, remedy)
 
 
 @check("agent.way-back", "agent")

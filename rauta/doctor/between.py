@@ -19,6 +19,7 @@ __all__: list[str] = []
 _SMALL = 84  # bytes of a ping as ping(8) sends it
 _LEAP_SECONDS = 37  # by which TAI is ahead of UTC since 2017 (IERS Bulletin C)
 _CLOSE = 2.0  # seconds
+_ANSWERS = "answers of agents"
 
 
 @check("backend.reachable", "between")
@@ -131,9 +132,12 @@ def _asked(subject: Subject) -> Generator[Said, None, Mapping[IPv4Address, Mappi
         remedy = "Name the secrets' file (`secrets: {file: ...}`), or ask the running router: rautactl doctor"
         yield unknown("agents", "they cannot be asked without the keys", remedy)
         return None
-    addresses = [backend.address for backend in _backends(subject)]
-    with loading.open_object("ingress") as described:
-        return pings.ping(addresses, recovery.port, subject.keys, described.btf)
+    if _ANSWERS not in subject.memory:
+        addresses = [backend.address for backend in _backends(subject)]
+        with loading.open_object("ingress") as described:
+            subject.memory[_ANSWERS] = pings.ping(addresses, recovery.port, subject.keys, described.btf)
+    found: Mapping[IPv4Address, Mapping[int, Pong]] = subject.memory[_ANSWERS]
+    return found
 
 
 def _milliseconds(pongs: Iterable[Pong]) -> str:

@@ -13,9 +13,9 @@ what the kernel refuses is a finding of its own, and no error of the doctor's.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from rauta.config import Config
 from rauta.errors import RautaError
@@ -64,7 +64,7 @@ class Subject:
 
     `config` and `keys` may be unknown; `interfaces` are those of the router, or of the agent if `backend` says whose
     host this is; `client` is the address of some client, by which the way back is judged; `deep` has RAUTA's own
-    programs loaded, which takes a second.
+    programs loaded, which takes a second. `memory` is for what several checks need, and takes time to find.
     """
 
     config: Config | None = None
@@ -73,6 +73,7 @@ class Subject:
     backend: str | None = None
     client: IPv4Address | None = None
     deep: bool = False
+    memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def known(self) -> Config:
