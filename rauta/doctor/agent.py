@@ -77,13 +77,13 @@ def rfc1337(subject: Subject) -> Iterator[Said]:
 def listener(subject: Subject) -> Iterator[Said]:
     """A server listens where the configuration says it does: on the backend's address, or on all, and on that port.
     What listens on 127.0.0.1 only gets nothing."""
-    found = listeners()
+    found = _reached(subject)
     for service in places.services(subject):
         place = f"{service.address}:{service.port}"
         if _serving(found, service):
             yield fine(service.vip, f"{place} is listened on")
             continue
-        others = sorted({str(one) for one in found if one.port == service.port})
+        others = sorted({str(one) for one in listeners() if one.port == service.port})
         listen = f"Have it listen on {place}, or on 0.0.0.0:{service.port}."
         if others:
             yield wrong(service.vip, f"only {', '.join(others)} is listened on", listen)
@@ -96,7 +96,7 @@ def mptcp(subject: Subject) -> Iterator[Said]:
     """No server there speaks MPTCP: the kernel makes no socket for such a listener from a cookie. Programs in Go, since
     1.24, do unless they are told not to."""
     for service in places.services(subject):
-        for one in _serving(listeners(), service):
+        for one in _serving(_reached(subject), service):
             if one.mptcp:
                 remedy = (
                     "Switch it off in the server (Go: GODEBUG=multipathtcp=0, nginx: no `multipath`), or for the whole "
@@ -114,7 +114,7 @@ def window(subject: Subject) -> Iterator[Said]:
     large body is dropped, and sent again."""
     needed = 2 * ROUTER_WINDOW
     for service in places.services(subject):
-        for one in _serving(listeners(), service):
+        for one in _serving(_reached(subject), service):
             seen = f"the receive buffer of {one} has {one.receive_buffer} bytes"
             if one.receive_buffer >= needed:
                 yield fine(service.vip, seen)
@@ -226,6 +226,12 @@ def _is_in_the_way(one: Filter) -> bool:
     if one.priority != _PRIORITY or one.name.startswith(_OURS):
         return False
     return one.kind != "bpf" or one.handle == _HANDLE
+
+
+def _reached(subject: Subject) -> list[Listener]:
+    """The listeners that packets from the agent's interfaces get to: not those that are bound to other ones."""
+    own = {link.index for link in places.agent_links(subject)}
+    return [one for one in listeners() if not one.interface or one.interface in own]
 
 
 def _serving(found: list[Listener], service: Service) -> list[Listener]:

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from rauta import netlink
+from rauta import netlink, rtnetlink
 
 __all__ = ["Listener", "listeners"]
 
@@ -51,7 +51,9 @@ class Listener:
 
     def __str__(self) -> str:
         """As ss(8) writes it."""
-        return f"{self.address}:{self.port}" if self.address.version == 4 else f"[{self.address}]:{self.port}"
+        address = str(self.address) if self.address.version == 4 else f"[{self.address}]"
+        bound = f"%{rtnetlink.link(self.interface).name}" if self.interface else ""
+        return f"{address}{bound}:{self.port}"
 
 
 def listeners() -> list[Listener]:

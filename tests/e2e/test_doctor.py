@@ -436,6 +436,16 @@ def test_a_server_that_listens_elsewhere(routed: Bench, api: Host, address: str)
         sh("ip address del 198.18.0.99/32 dev lo")
 
 
+def test_a_server_that_is_bound_to_another_interface(routed: Bench, api: Host) -> None:
+    with instead_of_the_server(routed, api), listening(api, "0.0.0.0") as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        found = at_api(routed, "agent.listener")
+        assert (found.status, found.seen) == ("error", "only 0.0.0.0%lo:8080 is listened on")
+        assert not works(routed)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        assert at_api(routed, "agent.listener").status == "ok"
+
+
 def test_one_that_speaks_mptcp(routed: Bench, api: Host) -> None:
     with instead_of_the_server(routed, api):
         with listening(api, "0.0.0.0", protocol=IPPROTO_MPTCP):
