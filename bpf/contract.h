@@ -370,6 +370,8 @@ enum ask_kind {
 	ASK_WHOSE = 1,		/* router to agent: whose is this connection? */
 	ASK_MINE = 2,		/* and back */
 	ASK_NOT_MINE = 3,
+	ASK_PING = 4,		/* router to agent: are you there, and what time is it? The tuple is zero */
+	ASK_PONG = 5,		/* and back */
 };
 
 struct ask {			/* a UDP payload; the answer has the same size, so that nothing is amplified */
@@ -381,9 +383,9 @@ struct ask {			/* a UDP payload; the answer has the same size, so that nothing i
 	struct tuple tuple;
 	__u32 seq;		/* of the segment that was lost */
 	__u32 ack;
-	__u32 isn;		/* in ASK_MINE only, else 0: the connection's identity, as in struct flow ... */
-	__u32 cookie;
-	__u32 next;		/* ... and the first byte from the client that the backend has not got */
+	__u32 isn;		/* in ASK_MINE the connection's identity, as in struct flow; in ASK_PONG TAI, seconds ... */
+	__u32 cookie;		/* ... and nanoseconds of the next; else 0 */
+	__u32 next;		/* in ASK_MINE the first byte from the client that the backend has not got, else 0 */
 	__u64 tag;
 };
 

@@ -26,6 +26,7 @@ from rauta import tables
 from rauta.agent import Agent
 from rauta.config import Config
 from rauta.errors import RautaError
+from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 from rauta.keyslots import KeySlots
 from rauta.router import Router
