@@ -38,6 +38,7 @@ from packets.frames import (
     ordered,
     request,
 )
+from packets.observed import KEYS, configuration
 from packets.oracle import MAPPING_OPENING, OUTER_ID_REQUEST, Tuple, label
 from packets.sockets import SO_TCP, TCP_REPAIR, listening
 from packets.test_agent_asks import established
@@ -46,7 +47,7 @@ from packets.test_follow import EMPTY, GO_ON, HELLO, NEXT, answer, arrives, grow
 from rauta.agent import Agent as Loaded
 from rauta.agent import AgentRoute
 from rauta.bpf import BpfObject, attach_tc, skb_context
-from rauta.config import Route
+from rauta.config import Config, Route
 from rauta.latency import FIRST_BYTE_BOUNDS
 
 ALICE = Connection()
@@ -107,12 +108,18 @@ class Figures:
 
 def figures(agent: Agent) -> dict[int | None, Figures]:
     """By the number of the route, as users get it; those without anything left out."""
-    routes = [("shop", Route(prefix=f"/{number}", cluster="web")) for number in range(ROUTES)]
-    told = Loaded(agent.object, routes).requests_by_route()
-    assert [one.route for one in told] == [*(route for _, route in routes), None]
+    routes = [Route(prefix=f"/{number}", cluster="web") for number in range(ROUTES)]
+    told = Loaded(agent.object, with_routes(routes), lambda _: [], KEYS, "web-1").requests_by_route()
+    assert [one.route for one in told] == [*routes, None]
     assert [one.vip for one in told] == ["shop"] * ROUTES + [""]
     found = {number if one.route else UNKNOWN: plain(one) for number, one in enumerate(told)}
     return {number: one for number, one in found.items() if one != Figures()}
+
+
+def with_routes(routes: list[Route]) -> Config:
+    """A configuration that has just these."""
+    vip = configuration().vips[0].model_copy(update={"routes": tuple(routes)})
+    return configuration().model_copy(update={"vips": (vip,)})
 
 
 def plain(one: AgentRoute) -> Figures:
