@@ -20,10 +20,10 @@ static __always_inline __u32 kept_route(const struct segment *segment)
 	return labels ? segment->route : route_cluster(segment->route);
 }
 
-/* Bytes of the label of what leaves for the backend: 0, if it has none. */
-static __always_inline __u32 label_length(const struct segment *segment, const struct backend *backend)
+/* Bytes of the label of what leaves for a backend; 0: it has none. What the fallback gets has found no route. */
+static __always_inline __u32 label_length(const struct segment *segment)
 {
-	return labels && segment->route >> ROUTE_CLUSTER_BITS && backend->interface != BACKEND_LOCAL &&
+	return labels && segment->route >> ROUTE_CLUSTER_BITS &&
 			       segment->ip_length + IP_LENGTH + LABEL_LENGTH <= PATH_MTU
 		       ? LABEL_LENGTH
 		       : 0;

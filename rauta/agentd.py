@@ -50,7 +50,13 @@ class AgentDaemon(Service):
         schedule = self.schedule(config)
         namespace = f"/proc/{self.options.namespace}/ns/net" if self.options.namespace.isdecimal() else ""
         with self.instance.pinned("agent") as maps:
-            self.agent = Agent.load(config, schedule.keys_at(time.time()), self.options.backend, earlier=maps)
+            self.agent = Agent.load(
+                config,
+                schedule.keys_at(time.time()),
+                self.options.backend,
+                traces_one_in=0 if config.traces is None else config.traces.one_in,
+                earlier=maps,
+            )
             stack.callback(self.agent.leave)
             self.save(interfaces=self.options.interfaces, namespace=namespace or self.options.namespace)
             with self._entered():
@@ -66,7 +72,8 @@ class AgentDaemon(Service):
             yield
 
     async def serve(self, stack: AsyncExitStack) -> None:
-        """For Prometheus."""
+        """For Prometheus and a collector of traces."""
+        self.trace(self.agent, self.agent.config, "rauta-agent", stack)
         metrics = self.agent.config.metrics
         if metrics is not None and metrics.agents is not None:
             from rauta.metrics import serve_agent

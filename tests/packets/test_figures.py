@@ -38,6 +38,7 @@ from packets.frames import (
     ordered,
     request,
 )
+from packets.observed import KEYS, configuration
 from packets.oracle import MAPPING_OPENING, OUTER_ID_REQUEST, Tuple, label
 from packets.sockets import SO_TCP, TCP_REPAIR, listening
 from packets.test_agent_asks import established
@@ -45,8 +46,8 @@ from packets.test_agent_moves import adoption, state_of
 from packets.test_follow import EMPTY, GO_ON, HELLO, NEXT, answer, arrives, grows, serving, talking
 from rauta.agent import Agent as Loaded
 from rauta.agent import AgentRoute
-from rauta.bpf import BpfObject, attach_tc
-from rauta.config import Route
+from rauta.bpf import BpfObject, attach_tc, skb_context
+from rauta.config import Config, Route
 from rauta.latency import FIRST_BYTE_BOUNDS
 
 ALICE = Connection()
@@ -107,12 +108,18 @@ class Figures:
 
 def figures(agent: Agent) -> dict[int | None, Figures]:
     """By the number of the route, as users get it; those without anything left out."""
-    routes = [("shop", Route(prefix=f"/{number}", cluster="web")) for number in range(ROUTES)]
-    told = Loaded(agent.object, routes).requests_by_route()
-    assert [one.route for one in told] == [*(route for _, route in routes), None]
+    routes = [Route(prefix=f"/{number}", cluster="web") for number in range(ROUTES)]
+    told = Loaded(agent.object, with_routes(routes), lambda _: [], KEYS, "web-1").requests_by_route()
+    assert [one.route for one in told] == [*routes, None]
     assert [one.vip for one in told] == ["shop"] * ROUTES + [""]
     found = {number if one.route else UNKNOWN: plain(one) for number, one in enumerate(told)}
     return {number: one for number, one in found.items() if one != Figures()}
+
+
+def with_routes(routes: list[Route]) -> Config:
+    """A configuration that has just these."""
+    vip = configuration().vips[0].model_copy(update={"routes": tuple(routes)})
+    return configuration().model_copy(update={"vips": (vip,)})
 
 
 def plain(one: AgentRoute) -> Figures:
@@ -198,12 +205,16 @@ def test_a_later_request_is_counted_once(live: Agent) -> None:
 
 
 def test_without_a_label_its_route_is_not_known(live: Agent) -> None:
-    """Whatever the one before said."""
+    """Whatever the one before said, or the kernel has left where the agent keeps it meanwhile."""
     with serving(live, route=MINE + 1) as sock:
         frame = carried_packet(NEXT.packet, ALICE.cookie, id=oracle.outer_id(ALICE.cookie, opens=False) | 2)
         live.passes("ingress", frame, "AGENT_DELIVERED", delivered(NEXT))
         assert state_of(live, sock)["route"] == 0
     opening = carried_packet(FIRST.packet, ALICE.cookie, opens=True)
+    live.object.programs["rauta_agent_ingress"].test_run(opening, ctx=skb_context(cb=[MINE + 1] * 5))
+    mapping = live.mapping(LOCAL_TUPLE)
+    assert mapping is not None
+    assert mapping["route"] == 0
     live.passes("ingress", opening, "AGENT_NO_LISTENER", delivered(FIRST))
     assert figures(live) == {UNKNOWN: Figures(requests=2)}
 
