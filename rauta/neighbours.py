@@ -23,7 +23,7 @@ from rauta.errors import RautaError
 __all__ = ["NextHop", "hardware_address", "look_up", "next_hops", "own_address"]
 
 _DEADLINE = 2.0  # seconds; the kernel repeats an ARP request after one (retrans_time_ms, arp(7))
-_PAUSE = 0.005  # seconds between two looks at the neighbour table
+_PAUSE, _LONGEST_PAUSE = 0.005, 0.1  # seconds between two looks at the neighbour table: twice as long each time
 _DISCARD_PORT = 9
 _MAC_BYTES = 6
 _SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927  # netdevice(7); linux/sockios.h
@@ -156,10 +156,10 @@ def _resolve(hops: set[_Hop]) -> dict[_Hop, bytes]:
     """The MAC addresses of these that are known, or become known within the deadline."""
     macs = _known(hops)
     _provoke(hops - macs.keys())
-    deadline = time.monotonic() + _DEADLINE
+    deadline, pause = time.monotonic() + _DEADLINE, _PAUSE
     while not hops <= macs.keys() and time.monotonic() < deadline:
-        time.sleep(_PAUSE)
-        macs = _known(hops)
+        time.sleep(pause)
+        macs, pause = _known(hops), min(2 * pause, _LONGEST_PAUSE)
     return macs
 
 
