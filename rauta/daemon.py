@@ -58,6 +58,8 @@ def _observation(config: Config) -> Observation:
 class Daemon(Service):
     """A router that runs. `router` is its packet path, `modes` are those of its interfaces by name."""
 
+    needs = (*Service.needs, "CAP_NET_RAW")
+
     def __init__(self, options: Options) -> None:
         """RautaError if the name of the instance is none."""
         super().__init__(options.file, options.instance)

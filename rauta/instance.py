@@ -6,8 +6,8 @@
     /run/rauta/NAME/secrets.yaml    the secrets, of a router that was not given any
     pins (rauta.pins)               maps and programs: connections and counters
 
-All of it is root's alone, and goes with a reboot, as the maps do. A process that ends, however it ends, leaves it: the
-packet path goes on. `rauta down` removes it.
+All of it is root's alone, or that user's who runs it with capabilities, and goes with a reboot, as the maps do. A
+process that ends, however it ends, leaves it: the packet path goes on. `rauta down` removes it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rauta.ids import Ids
 __all__ = ["Instance", "State", "instances"]
 
 _RUN = Path("/run/rauta")
+_PREPARE = "Run as root, or have root make it for this user: see docs/running.md."
 _VERSION = 1
 Part = Literal["router", "agent", "fallback"]
 
@@ -193,7 +194,7 @@ class Instance:
             for folder in (_RUN, self.folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise RautaError(f"making {self.folder}", str(error.strerror), "Run as root.") from error
+            raise RautaError(f"making {self.folder}", str(error.strerror), _PREPARE) from error
 
 
 def instances() -> list[Instance]:

@@ -5,7 +5,6 @@ What the machine lacks is said before anything is created.
 
 from __future__ import annotations
 
-import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,13 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rauta import namespaces
+from rauta import capabilities, namespaces
 from rauta.bpf import BpfObject
 from rauta.errors import RautaError
 
 __all__ = ["Loaded", "MemoryUse", "interface_index", "is_agent_verdict", "is_router_verdict", "open_object"]
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+_CAPABILITIES = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON")  # PERFMON: programs compare and add to pointers
 _AGENT = "AGENT_"  # verdicts of the agent start so, the router's do not
 _VERDICT_COUNT = "VERDICT_COUNT"
 
@@ -109,10 +109,9 @@ def is_agent_verdict(name: str) -> bool:
 
 
 def open_object(name: str) -> BpfObject:
-    """Opens rauta/objects/NAME.bpf.o. RautaError without root, without kernel BTF, or if it was not compiled."""
+    """Opens rauta/objects/NAME.bpf.o. RautaError without capabilities, kernel BTF, or the file."""
     tried = f"loading {name}.bpf.o"
-    if os.geteuid() != 0:
-        raise RautaError(tried, "BPF programs can be loaded by root only", "Run as root.")
+    capabilities.require(tried, *_CAPABILITIES)
     if not _KERNEL_BTF.exists():
         advice = "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys."
         raise RautaError(tried, f"this kernel does not describe its types ({_KERNEL_BTF} is missing)", advice)

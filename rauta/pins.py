@@ -7,8 +7,12 @@ A mount belongs to a mount namespace, and with the last process of a namespace o
 PrivateMounts=) the pins in it are gone: run the daemon in the host's, and enter network namespaces with
 rauta.namespaces.
 
+Where the second one is mounted already, it is used in any case: that is how root prepares it for another user, who may
+not enter /sys/fs/bpf (mount option uid=, Linux 6.8).
+
 In a bpffs only the kernel's own files have dots in their names; those of instances are written %2e there. All folders
-are root's alone. One process at a time sets up or removes an instance; the daemon's lock on it sees to that.
+are root's alone, or that user's. One process at a time sets up or removes an instance; the daemon's lock on it sees to
+that.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from pathlib import Path
 
 from rauta.errors import RautaError
 
-__all__ = ["checked_instance", "folder", "instance_folder", "remove"]
+__all__ = ["checked_instance", "existing", "folder", "instance_folder", "remove"]
 
 _SHARED = Path("/sys/fs/bpf")
 _RUN = Path("/run/rauta")
@@ -53,9 +57,9 @@ def checked_instance(instance: str) -> str:
 
 
 def folder(instance: str) -> Path:
-    """The folder for the instance's pins; it is made, and a bpffs mounted, if need be. RautaError without root."""
+    """The folder for the instance's pins; it is made, and a bpffs mounted, if need be. RautaError if it may not be."""
     name = checked_instance(instance)
-    if _is_bpffs(_SHARED):
+    if _is_bpffs(_SHARED) and not _is_bpffs(_own(name)):
         found = _shared(name)
         _private(found.parent)
     else:
@@ -66,6 +70,12 @@ def folder(instance: str) -> Path:
     if not _is_bpffs(found):
         _mount(found)
     return found
+
+
+def existing(instance: str) -> list[Path]:
+    """The folders for the instance's pins that there are already, whoever made them."""
+    name = checked_instance(instance)
+    return [path for path in (_shared(name), _own(name)) if _is_bpffs(path)]
 
 
 def remove(instance: str) -> None:
@@ -111,18 +121,21 @@ def _is_bpffs(path: Path) -> bool:
 
 
 def _private(path: Path) -> None:
-    """Makes a folder that is root's alone; RautaError if there is something else in its place."""
+    """Makes a folder that is this user's alone; RautaError if there is something else in its place."""
     tried = f"making the folder {path}"
     try:
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
         found = path.lstat()
     except OSError as error:
-        raise RautaError(tried, error.strerror or str(error), "It takes root.") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or stat.S_IMODE(found.st_mode) & 0o022:
-        advice = "It must be a folder that root owns and nobody else can write to. See whose it is, and remove it."
+        advice = "Run as root, or have root prepare the folders for this user: see docs/running.md."
+        raise RautaError(tried, error.strerror or str(error), advice) from error
+    own = found.st_uid in (0, os.geteuid())
+    if not stat.S_ISDIR(found.st_mode) or not own or stat.S_IMODE(found.st_mode) & 0o022:
+        advice = "It must be a folder of root's or of this user's that nobody else can write to. See whose it is."
         raise RautaError(tried, "something else is there", advice)
-    path.chmod(0o700)
+    if found.st_uid == os.geteuid():
+        path.chmod(0o700)
 
 
 def _mount(path: Path) -> None:

@@ -17,13 +17,13 @@ import signal
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from rauta import footprint
+from rauta import capabilities, footprint
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.instance import Instance, State
@@ -46,8 +46,10 @@ _KEYS_SECONDS = 5.0  # at most, between two looks at the clock: it may be set
 class Service(ABC):
     """A running instance. `file` is its configuration, `reloads` how often that was loaded again, by outcome.
 
-    `error` says what is wrong with the file, if the newest version of it was not loaded.
+    `error` says what is wrong with the file, if the newest version of it was not loaded. `needs`: which capabilities.
     """
+
+    needs: ClassVar[Sequence[str]] = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN")
 
     def __init__(self, file: Path, instance: str) -> None:
         """RautaError if the name of the instance is none."""
@@ -95,6 +97,7 @@ class Service(ABC):
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. RautaError if it cannot start; packets then go on as before."""
         async with AsyncExitStack() as stack:
+            capabilities.require(f"starting with {self.file}", *self.needs)
             stack.enter_context(self.instance.locked())
             self.state = self.instance.state()
             self.start(stack)
@@ -107,6 +110,7 @@ class Service(ABC):
                 logger.info("started", extra=self.about())
                 _tell_systemd("READY=1")
                 await self._stop.wait()
+                _tell_systemd("STOPPING=1")
                 for task in running:
                     task.cancel()
         logger.info("ended; packets go on", extra={"instance": self.instance.name})
@@ -153,6 +157,13 @@ class Service(ABC):
     async def reload(self) -> int:
         """Goes on with what the file says now; returns the new generation. RautaError: then nothing has changed."""
         self._seen = _version(self.file)
+        _tell_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            return await self._reload_now()
+        finally:
+            _tell_systemd("READY=1")
+
+    async def _reload_now(self) -> int:
         try:
             await self.in_thread(self.reconfigure)
         except RautaError as error:

@@ -9,6 +9,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import product
 
 from rauta import namespaces, offloads, pins
 from rauta.bpf import Direction, Program, TcAttachment, XdpAttachment
@@ -49,11 +50,11 @@ def _in_namespace(state: State) -> Iterator[None]:
 
 def _programs(instance: Instance, stack: ExitStack) -> Iterator[tuple[Program, str]]:
     """Those that may be attached; ingress before egress, so that no reply leaves untranslated."""
-    for part in _PARTS:
-        for name in ("rauta_ingress", "rauta_agent_ingress", "rauta_agent_egress"):
-            path = pins.folder(instance.name) / part / name
-            if path.exists():
-                yield stack.enter_context(Program.from_pin(path)), _ATTACHED[name]
+    names = ("rauta_ingress", "rauta_agent_ingress", "rauta_agent_egress")
+    for folder, part, name in product(pins.existing(instance.name), _PARTS, names):
+        path = folder / part / name
+        if path.exists():
+            yield stack.enter_context(Program.from_pin(path)), _ATTACHED[name]
 
 
 def _taken_off(interface: str, program: Program, direction: str, state: State) -> bool:
