@@ -66,7 +66,11 @@ def imported_modules(text: str) -> set[str]:
 
 
 def test_the_wheel_holds_rauta_and_nothing_else(wheel: list[str]) -> None:
-    assert {name.split("/")[0] for name in wheel} == {"rauta", f"rauta-{PROJECT['version']}.dist-info"}
+    named = f"rauta-{PROJECT['version']}"
+    assert {name.split("/")[0] for name in wheel} == {"rauta", f"{named}.dist-info", f"{named}.data"}
+    shared = {name.removeprefix(f"{named}.data/data/share/") for name in wheel if ".data/" in name}
+    units = {f"rauta/systemd/{path.name}" for path in (ROOT / "deploy/systemd").iterdir()}
+    assert shared == units | {"doc/rauta/running.md"}
 
 
 def test_the_wheel_holds_the_programs_compiled_and_typed(wheel: list[str]) -> None:
