@@ -242,7 +242,7 @@ class Router(loading.Loaded):
         ids = self.ids.following(config, capacity(self.config).routes)
         ids = ids.renewed(_renewed_clusters(self.config, config))
         after = Numbered(config, ids)
-        self._routing.check(after)
+        self._routing.check(before, after)
         known = self.config.backends()
         new = {name: one for name, one in config.backends().items() if known.get(name) != one}
         found = neighbours.next_hops((one.address for one in new.values()), self._interfaces, strict=False)
