@@ -397,7 +397,7 @@ class Router(loading.Loaded):
     def _effective(self, config: Config | None = None) -> Config:
         """The configuration with the weights that backends have now."""
         config = self.config if config is None else config
-        return replace(self.standing, unhealthy=self.standing.unhealthy | self._unreached).config(config)
+        return replace(self.standing, drained=self.standing.drained | self._unreached).config(config)
 
     def _write_clusters(self, before: Numbered, after: Numbered) -> None:
         """The tables and members of clusters that are not what they were."""
