@@ -420,10 +420,15 @@ class Agent(Bench):
     def __init__(
         self, routers: str, mask: str, services: Mapping[tuple[str, int], tuple[str, int]], **constants: int
     ) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object."""
+        """Loads the programs. `services`: from VIP and port to local address and port.
+
+        With `constants` of the object, all of them are loaded, also those that are left out by default.
+        """
         obj = loading.open_object("agent")
         for name, value in constants.items():
             obj.rodata[name] = value
+        for program in obj.programs.values() if constants else ():
+            program.set_autoload(True)
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
