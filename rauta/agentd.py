@@ -60,6 +60,7 @@ class AgentDaemon(Service):
             stack.callback(self.agent.leave)
             self.save(interfaces=self.options.interfaces, namespace=namespace or self.options.namespace)
             with self._entered():
+                self.agent.take_over(*self.options.interfaces, made_clsact=self.state.made_clsact)
                 for interface in self.options.interfaces:
                     self.agent.attach(interface, replace=True, made_clsact=self.state.made_clsact)
             self.save(made_clsact=self.agent.made_clsact)
