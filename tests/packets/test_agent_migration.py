@@ -86,6 +86,9 @@ def known(number: int) -> dict[str, int]:
         "options": 0xA5,
         "clock": number * 7,
         "origin": number * 9,
+        "asked_at": number << 35,
+        "route": number * 11,
+        "reserved": number,
     }
 
 

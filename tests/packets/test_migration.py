@@ -154,7 +154,7 @@ def test_nothing_is_lost_of_what_packets_change_all_the_time(
             written.append(copy.follow())
         thread.join()
         copy.follow()
-    assert sum(count > 0 for count in written) > 5
+    assert sum(count > 0 for count in written) > 2
     assert router.flows() == 24
     assert {flow["isn"] for one in connections[24:] if (flow := router.flow(one))} == {500_000}
     same_flows(router, new, connections[24:], sets)
