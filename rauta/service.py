@@ -98,10 +98,16 @@ class Service(ABC):
         """Until SIGTERM or SIGINT. RautaError if it cannot start; packets then go on as before."""
         async with AsyncExitStack() as stack:
             capabilities.require(f"starting with {self.file}", *self.needs)
+            fresh = not self.instance.exists
             stack.enter_context(self.instance.locked())
-            self.state = self.instance.state()
-            self.start(stack)
-            await self.serve(stack)
+            try:
+                self.state = self.instance.state()
+                self.start(stack)
+                await self.serve(stack)
+            except BaseException:
+                if fresh:
+                    stack.callback(self.instance.remove)
+                raise
             self._listen()
             async with asyncio.TaskGroup() as tasks:
                 jobs = (*self.jobs(), self._watch, self._load_when_told, self._rotate)

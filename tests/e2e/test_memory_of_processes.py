@@ -6,6 +6,7 @@ rautactl and Prometheus ask. Memory is what the kernel says is resident, of the 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import urllib.request
@@ -49,8 +50,22 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, R
     (folder / "routing.yaml").write_text(config.model_dump_json(exclude_unset=True))
     (folder / "network.yaml").write_text(FILE.read_text())
     with bench("rauta-run", folder, folder / "network.yaml") as one:
-        assert isinstance(one.running, RunningService)
-        yield one, one.running
+        service = one.running
+        assert isinstance(service, RunningService)
+        write(service, config)
+        for part in (*service.routers, *service.agents.values()):
+            part.stop()
+            part.start()
+        yield one, service
+
+
+def write(service: RunningService, config: Config) -> None:
+    """Puts another configuration into the file as YAML, as people write it; JSON would be read by another reader."""
+    service.write(config)
+    content = json.loads(service.file.read_text())
+    draft = service.file.with_suffix(".draft")
+    draft.write_text("".join(f"{field}: {json.dumps(value, indent=1)}\n" for field, value in content.items()))
+    draft.replace(service.file)
 
 
 def processes(part: Part) -> list[int]:
@@ -86,7 +101,7 @@ def test_memory_is_bounded_and_stays_so(running: tuple[Bench, RunningService]) -
     (router,) = service.routers
     config, sizes = service.config, [resident(router)]
     for generation in range(1, RELOADS + 1):
-        service.write(with_routes(load_config(FILE.with_name("routing.yaml")), generation))
+        write(service, with_routes(load_config(FILE.with_name("routing.yaml")), generation))
         service.ask("reload")
         assert len(service.ask("routes")) == len([route for vip in config.vips for route in vip.routes])
         for command in ("status", "backends", "flows", "counters"):
