@@ -48,13 +48,19 @@ static __always_inline void note_outcome(struct outcome *outcome, const struct s
 	outcome->route = route_number(segment->route);
 	outcome->backend = segment->backend;
 	outcome->leaves = segment->leaves;
-	if (event_interval)
-		outcome->tuple = segment->tuple;
+	if (!event_interval)
+		return;
+	outcome->tuple = segment->tuple;
+	outcome->seq = segment->seq;
+	outcome->length = segment->length;
+	outcome->flags = segment->flags;
 }
 
 /* `start`: what start_timing said. Map keys are where they are already, not on the stack. */
-static __always_inline void observe(const struct outcome *outcome, enum verdict verdict, __u64 start)
+static __always_inline void observe(const struct observer *observer, enum verdict verdict, __u64 start)
 {
+	const struct outcome *outcome = &observer->outcome;
+
 	count(&outcome->vip, verdict);
 	if (is_routed(verdict)) {
 		count_request(&outcome->route);
@@ -62,5 +68,5 @@ static __always_inline void observe(const struct outcome *outcome, enum verdict 
 	}
 	if (start)
 		note_time(class_of(verdict), start);
-	offer_event(outcome, verdict);
+	offer_event(observer, verdict);
 }
