@@ -97,15 +97,15 @@ class EventReader:
         """A descriptor that is readable when events are waiting, for `select` and event loops."""
         return self._ring.fileno()
 
-    def poll(self, timeout_ms: int) -> list[Event]:
+    def poll(self, timeout_ms: int, most: int | None = None) -> list[Event]:
         """Waits for events, at most so long (0: not at all, -1: for ever), and returns all that are there.
 
-        Those of one CPU are in the order of their packets.
+        `most`: no more than so many; the others stay there. Those of one CPU are in the order of their packets.
         """
         waiting = select.poll()
         waiting.register(self._ring, select.POLLIN)
         waiting.poll(timeout_ms)
-        return [self._event(self._layout.unpack(record)) for record in self._ring.read()]
+        return [self._event(self._layout.unpack(record)) for record in self._ring.read(most)]
 
     @contextlib.contextmanager
     def following(self, client: IPv4Address, port: int = 0) -> Iterator[None]:

@@ -181,10 +181,10 @@ def test_no_rate_limits_what_is_followed_and_what_finds_no_room_is_counted(quiet
         assert reader.follow_lost == 0
 
 
-def test_a_reset_and_a_refusal_are_told(quiet: Router, reader: EventReader) -> None:
+def test_a_refusal_is_told(quiet: Router, reader: EventReader) -> None:
     with reader.following(IPv4Address(CLIENT)):
-        run(quiet, ALICE.data(request("//")), ALICE.data(b"\x16\x03\x01\x02\x00\x01", 0))
-        assert [event.verdict for event in reader.poll(0)][0] == "TX_BAD_REQUEST"
+        run(quiet, ALICE.data(request("//")))
+        assert [told(event) for event in reader.poll(0)] == [("PSH ACK", "TX_BAD_REQUEST", len(request("//")), None)]
 
 
 def test_events_and_their_followers_are_two_words() -> None:
