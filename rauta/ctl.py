@@ -263,7 +263,7 @@ def drain(
     if wait is not None:
         answer["flows"] = _wait_until_empty(name, backend, wait)
     left = answer.get("flows")
-    said = f"{backend} is drained" + ("" if left is None else f"; it has {left} connections")
+    said = f"{backend} is drained" + ("" if left is None else f"; connections left: {left}")
     _show(answer, as_json, lambda _: print(said))
     if left:
         raise typer.Exit(ExitCode.FAILED)

@@ -8,7 +8,6 @@ take it.
 from __future__ import annotations
 
 import dataclasses
-import socket
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +18,12 @@ from rauta.config import Vip
 from rauta.contract import NO_BACKEND
 from rauta.errors import RautaError
 from rauta.explain import Candidate, Explanation, Found, explain, find_vip, parse_request
-from rauta.flows import ShortFlow, short_flows
-from rauta.ids import Names, route_name
+from rauta.flowing import flow_fields
+from rauta.flows import ShortFlow, short_flows, state_names
+from rauta.ids import route_name
 from rauta.router import Router
 
-__all__ = ["explain_live", "flow_fields"]
+__all__ = ["explain_live"]
 
 _SHOWN = 20  # routes that do not match
 
@@ -136,7 +136,7 @@ def _flow(router: Router, told: Explanation, client: ClientName, chosen: str | N
     found = next((flow for flow in short_flows(router.object) if flow[:4] == wanted), None)
     if found is None:
         return None
-    fields = flow_fields(found, router.names, _states(router))
+    fields = flow_fields(found, router.names, state_names(router.object))
     goes_on = told.kind == "route" and fields["state"] == "open"
     return {**fields, "next": _next(router, told, found, chosen) if goes_on else None}
 
@@ -151,21 +151,3 @@ def _next(router: Router, told: Explanation, flow: ShortFlow, chosen: str | None
     backends = router.config.backends()
     same_host = at in backends and backends[at].address == backends[chosen].address
     return at if same_host else chosen
-
-
-def _states(router: Router) -> dict[int, str]:
-    return {number: name for name, number in router.object.btf.enum("flow_state").items()}
-
-
-def flow_fields(flow: ShortFlow, names: Names, states: dict[int, str]) -> dict[str, Any]:
-    """A flow as JSON. `states`: the names of `enum flow_state`."""
-    state = states.get(flow.state, str(flow.state))
-    client, server = tables.address(flow.client), tables.address(flow.server)
-    client_port, server_port = socket.ntohs(flow.client_port), socket.ntohs(flow.server_port)
-    return {
-        "client": f"{client}:{client_port}",
-        "vip": f"{server}:{server_port}",
-        "state": state.removeprefix("FLOW_").lower(),
-        "backend": names.backends.get(flow.backend, "fallback" if state == "FLOW_FALLBACK" else None),
-        "cluster": names.clusters.get(flow.cluster) if state != "FLOW_FALLBACK" else None,
-    }

@@ -6,6 +6,7 @@ The table may have millions of entries, and is read whole for each of them; noth
 from __future__ import annotations
 
 import heapq
+import socket
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -16,11 +17,11 @@ from rauta import tables
 from rauta.asked import ClientName
 from rauta.contract import FALLBACK_BACKEND
 from rauta.errors import RautaError
-from rauta.explaining import flow_fields
-from rauta.flows import LIVE, ShortFlow, short_flows
+from rauta.flows import LIVE, ShortFlow, short_flows, state_names
+from rauta.ids import Names
 from rauta.router import Router
 
-__all__ = ["Wanted", "live_by_backend", "survey"]
+__all__ = ["Wanted", "flow_fields", "live_by_backend", "survey"]
 
 _PARTS = 64
 _SPREAD = 0x9E3779B1
@@ -57,7 +58,7 @@ class Wanted:
 
 def survey(router: Router, wanted: Wanted, limit: int, top: int) -> dict[str, Any]:
     """All entries by state; of those that are wanted how many, the first ones, and the clients that have most."""
-    states, names = _states(router), router.names
+    states, names = state_names(router.object), router.names
     counts: Counter[int] = Counter()
     found: list[dict[str, Any]] = []
     parts = [array("I") for _ in range(_PARTS)] if top else []
@@ -98,8 +99,18 @@ def _most(parts: Iterable[array[int]], top: int) -> list[tuple[int, int]]:
     return best
 
 
-def _states(router: Router) -> dict[int, str]:
-    return {number: name for name, number in router.object.btf.enum("flow_state").items()}
+def flow_fields(flow: ShortFlow, names: Names, states: dict[int, str]) -> dict[str, Any]:
+    """A flow as JSON. `states`: the names of `enum flow_state`."""
+    state = states.get(flow.state, str(flow.state))
+    client, server = tables.address(flow.client), tables.address(flow.server)
+    client_port, server_port = socket.ntohs(flow.client_port), socket.ntohs(flow.server_port)
+    return {
+        "client": f"{client}:{client_port}",
+        "vip": f"{server}:{server_port}",
+        "state": state.removeprefix("FLOW_").lower(),
+        "backend": names.backends.get(flow.backend, "fallback" if state == "FLOW_FALLBACK" else None),
+        "cluster": names.clusters.get(flow.cluster) if state != "FLOW_FALLBACK" else None,
+    }
 
 
 def _short(state: str) -> str:
@@ -107,7 +118,7 @@ def _short(state: str) -> str:
 
 
 def _states_of(router: Router, wanted: str) -> frozenset[int]:
-    numbers = {number: _short(name) for number, name in _states(router).items()}
+    numbers = {number: _short(name) for number, name in state_names(router.object).items()}
     live = {_short(name) for name in LIVE}
     found = frozenset(number for number, name in numbers.items() if name in (live if wanted == "live" else {wanted}))
     if not found:

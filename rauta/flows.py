@@ -15,14 +15,14 @@ from rauta.bpf.layout import ArrayLayout, IntLayout, Layout, StructLayout
 from rauta.contract import ROUTE_CLUSTER_BITS
 from rauta.segments import Connection
 
-__all__ = ["LIVE", "Flow", "ShortFlow", "flows", "short_flows"]
+__all__ = ["LIVE", "Flow", "ShortFlow", "flows", "short_flows", "state_names"]
 
 LIVE = frozenset({"FLOW_OPEN", "FLOW_MOVING", "FLOW_RECOVERED", "FLOW_FALLBACK"})
 """The states of connections that have not been closed by their clients."""
 
 _EMPTY = bytes(8)
 _CLUSTER_MASK = (1 << ROUTE_CLUSTER_BITS) - 1
-_BATCH_BYTES = 1 << 19  # of the table that are read at a time
+_BATCH_BYTES = 1 << 16  # of the table that are read at a time
 _SHORT = ("client", "server", "client_port", "server_port", "backend", "cluster", "state")
 
 
@@ -88,6 +88,11 @@ def short_flows(ingress: BpfObject) -> Iterator[ShortFlow]:
                     yield ShortFlow(client, server, client_port, server_port, backend, cluster & _CLUSTER_MASK, state)
 
 
+def state_names(ingress: BpfObject) -> dict[int, str]:
+    """The names of `enum flow_state`, FLOW_OPEN and so on, by number."""
+    return {number: name for name, number in ingress.btf.enum("flow_state").items()}
+
+
 def _layouts(ingress: BpfObject) -> tuple[StructLayout, _Ways]:
     flow_set = ingress.btf.struct("flow_set")
     if not isinstance(flow_set, StructLayout):
@@ -125,7 +130,7 @@ def _short_codec(flow: Layout) -> struct.Struct:
 def flows(ingress: BpfObject) -> Iterator[Flow]:
     """All entries of a router's flow table, as they are read: each one at one moment, not all at the same."""
     flow_set, ways = _layouts(ingress)
-    element, states = ways.layout.element, {n: name for name, n in ingress.btf.enum("flow_state").items()}
+    element, states = ways.layout.element, state_names(ingress)
     size, width, first = flow_set.size, ways.layout.size, ways.offset
     table = ingress.maps["flows"].read_array()
     nothing = bytes(size)

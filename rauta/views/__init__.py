@@ -35,11 +35,16 @@ def console() -> Console:
     return one if sys.stdout.isatty() else Console(highlight=False, markup=False, width=_WIDE)
 
 
-def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A table of plain lines. `right`: columns of numbers."""
+def table(*columns: str, right: tuple[str, ...] = (), cut: bool = False) -> Table:
+    """A table without lines. `right`: columns of numbers; `cut`: what is too long is cut, and not folded."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+        made.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=cut or column in right,
+            overflow="ellipsis" if cut else "fold",
+        )
     return made
 
 

@@ -7,39 +7,48 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rauta.views import STATES, clean, number, styled, table
+from rauta.views import STATES, clean, console, number, styled, table
 from rauta.views.tables import weight_of
 
 __all__ = ["Watch", "screen"]
 
 _HEAD, _LEAST = 4, 3
 _MOST_DROPS = 5
+_ENDLESS = 10_000  # lines, where there is no screen
 
 
 class Watch:
-    """The screen, for as long as the context lasts; the terminal is as it was afterwards."""
+    """The screen, for as long as the context lasts; the terminal is as it was afterwards.
+
+    Where there is none, one is printed after the other.
+    """
 
     def __init__(self) -> None:
-        self._console = Console(highlight=False, markup=False)
-        self._live = Live(console=self._console, screen=self._console.is_terminal, auto_refresh=False)
+        self._console = console()
+        self._live = Live(console=self._console, screen=True, auto_refresh=False)
 
     def __enter__(self) -> Self:
-        self._live.__enter__()
+        if self._console.is_terminal:
+            self._live.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.__exit__(kind, error, trace)
+        if self._console.is_terminal:
+            self._live.__exit__(kind, error, trace)
 
     def show(self, item: Mapping[str, Any]) -> None:
         """What has been seen last."""
-        self._live.update(screen(item, self._console.height), refresh=True)
+        if self._console.is_terminal:
+            self._live.update(screen(item, self._console.height), refresh=True)
+        else:
+            self._console.print(screen(item, _ENDLESS))
 
 
 def screen(item: Mapping[str, Any], height: int) -> Group:
@@ -70,14 +79,14 @@ def _head(item: Mapping[str, Any]) -> Text:
 
 
 def _clusters(clusters: Sequence[Mapping[str, Any]]) -> Table:
-    shown = table("cluster", "req/s", right=("req/s",))
+    shown = table("cluster", "req/s", right=("req/s",), cut=True)
     for one in clusters:
         shown.add_row(styled(one["name"]), number(one["requests_per_second"], 1))
     return shown
 
 
 def _backends(backends: Sequence[Mapping[str, Any]]) -> Table:
-    shown = table("backend", "of", "req/s", "weight", "health", right=("req/s", "weight"))
+    shown = table("backend", "of", "req/s", "weight", "health", right=("req/s", "weight"), cut=True)
     for one in backends:
         state = styled(one["state"], STATES.get(one["state"], ""))
         rate = number(one["requests_per_second"], 1)
