@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 
 from rauta.errors import RautaError
 
-__all__ = ["MOST_AT_ONCE", "Handler", "Items", "answers", "ask", "serve", "stream"]
+__all__ = ["MOST_AT_ONCE", "Handler", "Items", "Server", "answers", "ask", "serve", "stream"]
 
 Items: TypeAlias = AsyncIterator[Sequence[Any]]
 """What a command that goes on says: some items at a time, of what JSON can say. `aclose` ends it."""
@@ -46,12 +46,27 @@ _CHUNK = 1 << 16
 logger = logging.getLogger(__name__)
 
 
-async def serve(path: Path, commands: Mapping[str, Handler]) -> asyncio.Server:
+class Server:
+    """What listens, until it is closed."""
+
+    def __init__(self, listening: asyncio.Server, conversations: _Conversations) -> None:
+        """For `serve`."""
+        self._listening = listening
+        self._conversations = conversations
+
+    async def close(self) -> None:
+        """Hangs up on everybody, and returns when no command is under way any more."""
+        self._listening.close()
+        await self._conversations.end()
+
+
+async def serve(path: Path, commands: Mapping[str, Handler]) -> Server:
     """Listens at a path, in the place of what a killed process has left there. The caller closes the server."""
     path.unlink(missing_ok=True)
+    conversations = _Conversations(commands)
     before = os.umask(0o177)
     try:
-        return await asyncio.start_unix_server(_Conversations(commands), path, limit=_LONGEST)
+        return Server(await asyncio.start_unix_server(conversations, path, limit=_LONGEST), conversations)
     finally:
         os.umask(before)
 
@@ -61,16 +76,25 @@ class _Conversations:
 
     def __init__(self, commands: Mapping[str, Handler]) -> None:
         self._commands = commands
-        self._open = 0
+        self._open: set[asyncio.Task[Any]] = set()
+
+    async def end(self) -> None:
+        """Ends them all."""
+        for task in self._open:
+            task.cancel()
+        if self._open:
+            await asyncio.wait(self._open)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.set_write_buffer_limits(high=_UNREAD)
-        self._open += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
         try:
-            with contextlib.suppress(ConnectionError, TimeoutError):
+            with contextlib.suppress(ConnectionError, TimeoutError, asyncio.CancelledError):
                 await self._answer(reader, writer)
         finally:
-            self._open -= 1
+            self._open.discard(task)
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,7 +112,7 @@ class _Conversations:
             await _say(writer, {"ok": result})
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes:
-        if self._open > MOST_AT_ONCE:
+        if len(self._open) > MOST_AT_ONCE:
             advice = "End some of them: who follows, or watches, or reads events?"
             raise RautaError("asking the router", f"it answers {MOST_AT_ONCE} commands already", advice)
         try:

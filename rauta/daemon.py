@@ -108,7 +108,7 @@ class Daemon(Service):
     async def serve(self, stack: AsyncExitStack) -> None:
         """For rautactl and Prometheus."""
         server = await control.serve(self.instance.control, Answers(self).handlers())
-        stack.callback(server.close)
+        stack.push_async_callback(server.close)
         metrics = self.router.config.metrics
         if metrics is not None:
             from rauta.metrics import serve_router
