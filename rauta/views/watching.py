@@ -18,6 +18,7 @@ from rauta.views.tables import weight_of
 __all__ = ["Watch", "screen"]
 
 _HEAD, _LEAST = 4, 3
+_FIGURES = 44  # columns of the table of backends besides the names
 _MOST_DROPS = 5
 _ENDLESS = 10_000  # lines, where there is no screen
 
@@ -46,13 +47,13 @@ class Watch:
     def show(self, item: Mapping[str, Any]) -> None:
         """What has been seen last."""
         if self._console.is_terminal:
-            self._live.update(screen(item, self._console.height), refresh=True)
+            self._live.update(screen(item, self._console.width, self._console.height), refresh=True)
         else:
-            self._console.print(screen(item, _ENDLESS))
+            self._console.print(screen(item, self._console.width, _ENDLESS))
 
 
-def screen(item: Mapping[str, Any], height: int) -> Group:
-    """Everything, in so many lines."""
+def screen(item: Mapping[str, Any], width: int, height: int) -> Group:
+    """Everything, in so many columns and lines."""
     parts: list[Text | Table] = [_head(item)]
     if item["error"]:
         parts.append(styled(f"configuration not loaded: {item['error'].splitlines()[0]}", "bold red"))
@@ -64,7 +65,7 @@ def screen(item: Mapping[str, Any], height: int) -> Group:
     backends = sorted(item["backends"], key=_urgency)
     room = max(_LEAST, left - len(shown) - 2 - (len(shown) < len(clusters)))
     shown = backends[: room if len(backends) <= room else room - 1]
-    parts += [_backends(shown), *_more("backends", len(backends) - len(shown))]
+    parts += [_backends(shown, width - _FIGURES), *_more("backends", len(backends) - len(shown))]
     return Group(*parts, *drops)
 
 
@@ -74,7 +75,7 @@ def _head(item: Mapping[str, Any]) -> Text:
     text = styled(f"{item['instance']}  {clock}  generation {item['generation']}\n", "bold")
     return text.append(
         f"{number(item['requests_per_second'])} requests/s  {number(item['packets_per_second'])} packets/s  "
-        f"p99 of the program {p99} µs\n"
+        f"p99 {p99} µs\n"
     )
 
 
@@ -85,13 +86,19 @@ def _clusters(clusters: Sequence[Mapping[str, Any]]) -> Table:
     return shown
 
 
-def _backends(backends: Sequence[Mapping[str, Any]]) -> Table:
+def _backends(backends: Sequence[Mapping[str, Any]], room: int) -> Table:
+    """`room`: columns for the names, of which the backend's gets more."""
+    of = room * 2 // 5
     shown = table("backend", "of", "req/s", "weight", "health", right=("req/s", "weight"), cut=True)
     for one in backends:
         state = styled(one["state"], STATES.get(one["state"], ""))
         rate = number(one["requests_per_second"], 1)
-        shown.add_row(styled(one["name"]), styled(one["cluster"]), rate, weight_of(one), state)
+        shown.add_row(_cut(one["name"], room - of), _cut(one["cluster"], of), rate, weight_of(one), state)
     return shown
+
+
+def _cut(name: str, length: int) -> Text:
+    return styled(name if len(name) <= length else f"{name[: length - 1]}…")
 
 
 def _urgency(backend: Mapping[str, Any]) -> tuple[bool, float]:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from e2e.bench import Bench, bench, eventually
+from e2e.bench import FILE, Bench, bench, eventually
 from e2e.test_rautactl import instance_of
 from rauta import control, pins
 from rauta.answers import Answers
@@ -36,13 +36,17 @@ STREAMS = {"watch", "events", "follow"}
 NAMES = ["client", "backend", "state", "limit", "top", "vip", "cluster", "unused", "request", "headers", "interval",
          "verdict"]  # fmt: skip
 SECONDS = 20.0
+FLOWS = 131072
 FAST = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """At the end: it has never said a word about a mistake of its own."""
-    with bench("rauta-run", tmp_path_factory.mktemp("logs")) as one:
+    folder = tmp_path_factory.mktemp("scenario")
+    for file in (FILE, FILE.with_name("routing.yaml")):
+        (folder / file.name).write_text(file.read_text().replace("flows: 8192", f"flows: {FLOWS}"))
+    with bench("rauta-run", tmp_path_factory.mktemp("logs"), folder / FILE.name) as one:
         yield one
         said = one.running.routers[0].process.output()
         assert "Traceback" not in said, said
@@ -188,6 +192,7 @@ def test_who_does_not_read_keeps_nobody_waiting(shop: Bench) -> None:
 def test_reading_a_full_table_keeps_nobody_waiting(shop: Bench) -> None:
     """What is asked meanwhile is answered first: the event loop does not wait for the table."""
     with Map.from_pin(pins.folder(instance_of(shop).name) / "router" / "flows") as flows:
+        assert 8 * flows.max_entries == FLOWS
         fill(flows)
         answered: list[str] = []
 
