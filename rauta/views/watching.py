@@ -18,7 +18,7 @@ from rauta.views.tables import weight_of
 __all__ = ["Watch", "screen"]
 
 _HEAD, _LEAST = 4, 3
-_FIGURES = 44  # columns of the table of backends besides the names
+_FIGURES = 38  # columns of the table of backends besides the names
 _MOST_DROPS = 5
 _ENDLESS = 10_000  # lines, where there is no screen
 
@@ -72,9 +72,9 @@ def screen(item: Mapping[str, Any], width: int, height: int) -> Group:
 def _head(item: Mapping[str, Any]) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(item["time"]))
     p99 = number(item["p99_latency_us"], 2)
-    text = styled(f"{item['instance']}  {clock}  generation {item['generation']}\n", "bold")
+    text = Text().append(clean(f"{item['instance']}  {clock}  generation {item['generation']}"), "bold")
     return text.append(
-        f"{number(item['requests_per_second'])} requests/s  {number(item['packets_per_second'])} packets/s  "
+        f"\n{number(item['requests_per_second'])} requests/s  {number(item['packets_per_second'])} packets/s  "
         f"p99 {p99} µs\n"
     )
 

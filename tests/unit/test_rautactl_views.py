@@ -71,7 +71,8 @@ def test_what_is_not_well_is_never_left_out() -> None:
     assert "and 35 more reasons to drop" in printed
     assert " more backends" in printed
     assert "123,457 requests/s" in printed
-    assert "1.23 µs" in printed
+    assert "p99 1.23 µs\n" in printed
+    assert "\\n" not in printed
 
 
 def test_everything_is_shown_where_there_is_room() -> None:
