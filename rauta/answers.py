@@ -27,7 +27,7 @@ from rauta.telling import Listener
 if TYPE_CHECKING:
     from rauta.daemon import Daemon
 
-__all__ = ["Answers", "event_fields"]
+__all__ = ["Answers", "event_fields", "heard"]
 
 Result = TypeVar("Result")
 
@@ -295,7 +295,7 @@ class Answers:
                 lambda event: event.sampled and event.verdict.startswith(verdict) and _is_of(event, client)
             )
         )
-        return _Held(_heard(listener, lambda: listener.lost), held)
+        return _Held(heard(listener, lambda: listener.lost), held)
 
     async def follow(self, asked: Mapping[str, Any]) -> AsyncIterator[Sequence[Any]]:
         """All packets of a `client`, and what becomes of them."""
@@ -304,7 +304,7 @@ class Answers:
             raise RautaError("following a client", "none is named", "Say which: rautactl follow 198.18.0.7:40000")
         told, held = self._daemon.told, ExitStack()
         listener = held.enter_context(told.following(*client))
-        return _Held(_heard(listener, lambda: listener.lost + told.follow_lost), held)
+        return _Held(heard(listener, lambda: listener.lost + told.follow_lost), held)
 
     def _verdict(self, wanted: str | None) -> str:
         """What verdicts are to begin with."""
@@ -337,7 +337,7 @@ class _Held(AsyncIterator[Sequence[Any]]):
             self._held.close()
 
 
-async def _heard(listener: Listener, lost: Callable[[], int]) -> AsyncGenerator[Sequence[Any], None]:
+async def heard(listener: Listener, lost: Callable[[], int]) -> AsyncGenerator[Sequence[Any], None]:
     """Events, and how many have been lost since that was said last."""
     said = 0
     while True:

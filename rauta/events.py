@@ -107,6 +107,10 @@ class EventReader:
         waiting.poll(timeout_ms)
         return [self._event(self._layout.unpack(record)) for record in self._ring.read(most)]
 
+    def skip(self) -> None:
+        """Has those that are there now be forgotten."""
+        self._ring.read()
+
     @contextlib.contextmanager
     def following(self, client: IPv4Address, port: int = 0) -> Iterator[None]:
         """While inside, every packet of a client becomes an event; of all his ports if `port` is 0.

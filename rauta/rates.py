@@ -30,10 +30,14 @@ class Reading:
     times: Histogram
 
     def since(self, earlier: Reading) -> dict[str, Any]:
-        """By the second, what came since then. Backends and clusters that are new count from their first reading."""
+        """By the second, what came since then. Backends and clusters that are new count from their first reading.
+
+        Few packets are timed: if none was meanwhile, the times are those of all that ever were.
+        """
         seconds = self.at - earlier.at
         verdicts = _rates(earlier.verdicts, self.verdicts, seconds)
         times = self.times.since(earlier.times)
+        times = times if times.count else self.times
         return {
             "seconds": seconds,
             "requests_per_second": _sum(verdicts, _ROUTED),

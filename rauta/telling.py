@@ -69,7 +69,7 @@ class Told:
         """A queue that gets every event that is wanted from now on, for as long as the context lasts."""
         listener = Listener(wanted)
         if not self._listeners:
-            self._discard()
+            self._reader.skip()  # what nobody wanted to hear
             asyncio.get_running_loop().add_reader(self._reader.fileno(), self._read)
         self._listeners.add(listener)
         try:
@@ -100,11 +100,6 @@ class Told:
     def follow_lost(self) -> int:
         """Packets of the client who is followed for which the ring buffer had no room, so far."""
         return self._reader.follow_lost
-
-    def _discard(self) -> None:
-        """What nobody wanted to hear."""
-        while len(self._reader.poll(0, _AT_ONCE)) == _AT_ONCE:
-            pass
 
     def _read(self) -> None:
         for event in self._reader.poll(0, _AT_ONCE):
