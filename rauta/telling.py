@@ -20,8 +20,8 @@ from rauta.events import Event, EventReader
 
 __all__ = ["Listener", "Told", "Wanted"]
 
-_QUEUE = 4096
-_AT_ONCE = 256  # events that are read before other work has its turn
+_QUEUE = 1024  # events that a listener may be behind
+_AT_ONCE = 128  # events that are read, or handed out, before other work has its turn
 
 Wanted: TypeAlias = Callable[[Event], bool]
 
@@ -44,12 +44,12 @@ class Listener(asyncio.Queue[Event]):
         self.put_nowait(event)
 
     async def some(self, seconds: float) -> list[Event]:
-        """All that there is; if there is nothing, what comes within so many seconds."""
+        """What there is, 128 at most; if there is nothing, what comes within so many seconds."""
         if self.empty():
             with contextlib.suppress(TimeoutError):
                 return [await asyncio.wait_for(self.get(), seconds)]
             return []
-        return [self.get_nowait() for _ in range(self.qsize())]
+        return [self.get_nowait() for _ in range(min(self.qsize(), _AT_ONCE))]
 
 
 def _is_for_everybody(event: Event) -> bool:

@@ -95,6 +95,10 @@ class Streaming:
         self._read = rest
         return [json.loads(line) for line in lines]
 
+    def waiting(self) -> list[Any]:
+        """The lines that have been read already."""
+        return self.items(self._read.count(b"\n"))
+
     def end(self, number: signal.Signals | None, code: int) -> str:
         """By a signal, or by itself; what it has said on stderr."""
         if number is not None:
@@ -444,6 +448,23 @@ def test_all_packets_of_a_client(shop: Bench) -> None:
     assert (first["method"], first["length"], first["route"]) == ("GET", length, f"{HOST} /web")
     assert first["backend"] == backend
     assert first["seq"] == heard[0]["seq"] + 1 & 0xFFFFFFFF
+
+
+def test_of_more_packets_than_can_be_told_those_missing_are_counted(shop: Bench) -> None:
+    """To the last one: what is told and what is lost are all packets of the client."""
+    with followed(shop, str(shop.client.address)) as follow:
+        before = shop.running.ask("metrics")["packets_processed"]
+        address, port = shop.vip("shop")
+        wrk = shop.client.start(
+            ["wrk", "-t1", "-c16", "-d2s", "-H", f"Host: {HOST}", f"http://{address}:{port}/web"], name="wrk"
+        )
+        eventually(lambda: wrk.poll() is not None, "wrk to end", SECONDS)
+        events, lost = 0, 0
+        while events + lost < shop.running.ask("metrics")["packets_processed"] - before:
+            for item in follow.items(1) + follow.waiting():
+                events, lost = (events, lost + item["lost"]) if "lost" in item else (events + 1, lost)
+        assert events + lost == shop.running.ask("metrics")["packets_processed"] - before > 1000
+        assert events > 1000
 
 
 def test_what_is_printed(shop: Bench) -> None:

@@ -10,7 +10,7 @@ from rauta.answers import event_fields, heard
 from rauta.events import Event
 from rauta.telling import Listener
 
-ROOM = 4096
+ROOM, AT_ONCE = 1024, 128
 
 
 def event(number: int, *, sampled: bool = True, followed: bool = False) -> Event:
@@ -47,7 +47,15 @@ def test_the_oldest_have_to_go_and_are_counted() -> None:
     for number in range(ROOM + 10):
         listener.offer(event(number))
     assert listener.lost == 10
-    assert [one.seq for one in asyncio.run(listener.some(0))] == list(range(10, ROOM + 10))
+    handed = [one.seq for _ in range(ROOM // AT_ONCE) for one in asyncio.run(listener.some(0))]
+    assert handed == list(range(10, ROOM + 10))
+
+
+def test_they_are_handed_out_a_few_at_a_time() -> None:
+    listener = Listener(lambda _: True)
+    for number in range(ROOM):
+        listener.offer(event(number))
+    assert len(asyncio.run(listener.some(0))) == AT_ONCE
 
 
 def test_how_many_are_missing_is_said_once() -> None:
