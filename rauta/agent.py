@@ -44,7 +44,8 @@ Services: TypeAlias = Callable[[Config], list[tables.Entry]]
 class Agent(loading.Loaded):
     """A loaded agent, made by `load`. `keys` are those in its maps.
 
-    `config` and `backend` are what it was loaded with ("" at a fallback), `sampling` which requests it traces.
+    `config` and `backend` are what it was loaded with ("" at a fallback), `sampling` which requests it traces;
+    `figures` is what it counts by route.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Agent(loading.Loaded):
         self.sampling = Sampling()
         self._services = services
         self.made_clsact = False
-        self._figures = RouteFigures(obj.maps, config, by_route=by_route)
+        self.figures = RouteFigures(obj.maps, config, by_route=by_route)
 
     @classmethod
     def load(
@@ -123,13 +124,13 @@ class Agent(loading.Loaded):
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
             agent.sampling = Sampling.prepare(agent.object, keys, *traces)
-            agent._figures.size(config)
+            agent.figures.size(config)
             left = adopt(agent.object, _CARRIED, earlier)
             agent.object.load()
             if (counted := left.pop("figures", None)) is not None:
-                agent._figures.take_over(counted)
+                agent.figures.take_over(counted)
             migrate_all(agent.object, left, 0)
-            agent._figures.follow(config)
+            agent.figures.follow(config)
             if (served := earlier.get("services")) is not None:  # who does not lead here any more may have connections
                 agent.object.maps["services"].update_batch(served.items_batch())
             agent._slots.fill()
@@ -174,8 +175,8 @@ class Agent(loading.Loaded):
                 "Restart the agent: it takes its connections over.",
             )
         services = self._services(config)
-        self._figures.require_room(config)
-        self._figures.follow(config)
+        self.figures.require_room(config)
+        self.figures.follow(config)
         self._serve(services)
         self.config = config
 
@@ -232,7 +233,7 @@ class Agent(loading.Loaded):
         A router tells routes only if it is loaded with `Observation(labels=True)`. Where its configuration is another,
         requests by routes that are not in this one are of no known route; none is counted for another route.
         """
-        return self._figures.read()
+        return self.figures.read()
 
     def _vips(self) -> int:
         return 0

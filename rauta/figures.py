@@ -25,12 +25,14 @@ from rauta.fingerprints import UNKNOWN, briefs, fingerprints
 from rauta.ids import route_name
 from rauta.latency import FIRST_BYTE_BOUNDS, Histogram
 
-__all__ = ["AgentRoute", "RouteFigures"]
+__all__ = ["STATUSES", "AgentRoute", "RouteFigures"]
 
-_STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")  # by their place in `struct route_figures`
+STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")
+"""what answers are counted by, in the order of `struct route_figures`"""
+
 _KEY, _BRIEF = struct.Struct("=Q"), struct.Struct("=I")
 _BATCH = 2048  # entries read or written at a time: about a megabyte with two CPUs
-_NO_STATUSES: Mapping[str, int] = MappingProxyType(dict.fromkeys(_STATUSES, 0))
+_NO_STATUSES: Mapping[str, int] = MappingProxyType(dict.fromkeys(STATUSES, 0))
 _NO_TIMES = Histogram((0,) * len(FIRST_BYTE_BOUNDS), 0.0, FIRST_BYTE_BOUNDS)
 
 _Counted: TypeAlias = tuple[str, Route, int]
@@ -113,10 +115,14 @@ class RouteFigures:
 
     def read(self) -> list[AgentRoute]:
         """By route in the order of the configuration; last, what no route is known of."""
-        nothing = bytes(_stride(self._figures) * possible_cpus())
-        found = {key: _unpacked(self._figures, one) for key, one in _entries(self._figures) if one != nothing}
+        found = {key: _unpacked(self._figures, value) for key, value in self.raw()}
         routes = [_summed(vip, route, found.get(one) if one else None) for vip, route, one in self._routes]
         return [*routes, _summed("", None, found.get(UNKNOWN))]
+
+    def raw(self) -> Iterator[tuple[int, bytes]]:
+        """What is not 0, by fingerprint or UNKNOWN: the `struct route_figures` of all CPUs side by side."""
+        nothing = bytes(_stride(self._figures) * possible_cpus())
+        return ((key, value) for key, value in _entries(self._figures) if value != nothing)
 
     def _counted(self, config: Config) -> list[_Counted]:
         routes = [(vip, route) for vip in config.vips for route in vip.routes] if self._by_route else []
@@ -163,6 +169,6 @@ def _summed(vip: str, route: Route | None, per_cpu: Sequence[Mapping[str, Any]] 
         vip,
         route,
         requests=sum(cpu["requests"] for cpu in per_cpu),
-        statuses=dict(zip(_STATUSES, counts, strict=True)),
+        statuses=dict(zip(STATUSES, counts, strict=True)),
         ttfb=Histogram.of_cpus(per_cpu, FIRST_BYTE_BOUNDS),
     )

@@ -19,7 +19,6 @@ one in 280 million million.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -34,9 +33,12 @@ UNKNOWN = 0
 
 
 def fingerprint(name: RouteName) -> int:
-    """48 bits: BLAKE2b of the name as JSON (an array of five, the default separators, ASCII), little-endian."""
-    said = json.dumps(name).encode("ascii")
-    return int.from_bytes(hashlib.blake2b(said, digest_size=_BYTES).digest(), "little")
+    """48 bits, big-endian: BLAKE2b of the name's parts in UTF-8, a zero byte between them, nothing for None.
+
+    No part has a zero byte in it or is empty, so no two names give the same bytes.
+    """
+    said = "\0".join("" if part is None else part for part in name)
+    return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=_BYTES).digest())
 
 
 def fingerprints(names: Iterable[RouteName]) -> dict[RouteName, int]:

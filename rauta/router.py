@@ -281,6 +281,8 @@ class Router(loading.Loaded):
         gone = replace(gone, routes=self._untold(gone.routes))
         self._clear(gone)
         self.ids, self._names = self.ids.without(gone), None
+        if gone.routes:
+            self._write_told(self.ids)  # briefs that these shared are others' alone now
         return gone
 
     def _untold(self, gone: Mapping[RouteName, int]) -> Mapping[RouteName, int]:

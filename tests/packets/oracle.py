@@ -418,8 +418,8 @@ class Shim:
 
 def route_fingerprint(vip: str, host: str | None, kind: str, path: str, method: str | None) -> int:
     """Of a route's name."""
-    parts = ["null" if part is None else f'"{part}"' for part in (vip, host, kind, path, method)]
-    return int.from_bytes(hashlib.blake2b(f"[{', '.join(parts)}]".encode(), digest_size=6).digest(), "little")
+    said = f"{vip}\0{host or ''}\0{kind}\0{path}\0{method or ''}".encode()
+    return int(hashlib.blake2b(said, digest_size=6).hexdigest(), 16)
 
 
 def label(route: int, version: int = SHIM_VERSION, kind: int = SHIM_LABEL) -> bytes:
