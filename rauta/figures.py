@@ -15,10 +15,10 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from rauta.bpf import GracePeriod, Map, possible_cpus
-from rauta.bpf.layout import Layout, same_layout
+from rauta.bpf.layout import Layout, StructLayout, same_layout
 from rauta.capacity import capacity, require_room
 from rauta.config import Config, Route
 from rauta.fingerprints import UNKNOWN, briefs, fingerprints
@@ -30,6 +30,7 @@ __all__ = ["STATUSES", "AgentRoute", "RouteFigures"]
 STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")
 """what answers are counted by, in the order of `struct route_figures`"""
 
+_WORD, _NS = 8, 1e-9
 _KEY, _BRIEF = struct.Struct("=Q"), struct.Struct("=I")
 _BATCH = 2048  # entries read or written at a time: about a megabyte with two CPUs
 _NO_STATUSES: Mapping[str, int] = MappingProxyType(dict.fromkeys(STATUSES, 0))
@@ -115,7 +116,12 @@ class RouteFigures:
 
     def read(self) -> list[AgentRoute]:
         """By route in the order of the configuration; last, what no route is known of."""
-        found = {key: _unpacked(self._figures, value) for key, value in self.raw()}
+        members, width = _members(self._figures), self._figures.value_size // _WORD
+        found = {
+            key: {name: words[at] for name, at in members.items()}
+            for key, value in self.raw()
+            for words in (_totals(value, width),)
+        }
         routes = [_summed(vip, route, found.get(one) if one else None) for vip, route, one in self._routes]
         return [*routes, _summed("", None, found.get(UNKNOWN))]
 
@@ -155,20 +161,27 @@ def _entries(table: Map) -> Iterator[tuple[int, bytes]]:
             yield _KEY.unpack_from(keys, number * _KEY.size)[0], values[number * size : (number + 1) * size]
 
 
-def _unpacked(table: Map, value: bytes) -> list[Mapping[str, Any]]:
-    if table.value_layout is None:
-        raise TypeError(f"map '{table.name}' has no layout")
-    return [table.value_layout.unpack_from(value, at) for at in range(0, len(value), _stride(table))]
-
-
-def _summed(vip: str, route: Route | None, per_cpu: Sequence[Mapping[str, Any]] | None) -> AgentRoute:
-    if per_cpu is None:
+def _summed(vip: str, route: Route | None, words: Mapping[str, Sequence[int]] | None) -> AgentRoute:
+    if words is None:
         return AgentRoute(vip, route, 0, _NO_STATUSES, _NO_TIMES)
-    counts = (sum(cpus) for cpus in zip(*(cpu["statuses"] for cpu in per_cpu), strict=True))
     return AgentRoute(
         vip,
         route,
-        requests=sum(cpu["requests"] for cpu in per_cpu),
-        statuses=dict(zip(STATUSES, counts, strict=True)),
-        ttfb=Histogram.of_cpus(per_cpu, FIRST_BYTE_BOUNDS),
+        requests=words["requests"][0],
+        statuses=dict(zip(STATUSES, words["statuses"], strict=True)),
+        ttfb=Histogram(tuple(words["bucket"]), words["sum"][0] * _NS, FIRST_BYTE_BOUNDS),
     )
+
+
+def _members(table: Map) -> dict[str, slice]:
+    """Where `struct route_figures` has what, in words: it consists of __u64 and arrays of them."""
+    if not isinstance(table.value_layout, StructLayout):
+        raise TypeError(f"map '{table.name}' holds no struct")
+    members = table.value_layout.members.items()
+    return {name: slice(one.offset // _WORD, (one.offset + one.layout.size) // _WORD) for name, one in members}
+
+
+def _totals(value: bytes, width: int) -> list[int]:
+    """The words of all CPUs, added up: `width` of them each."""
+    words = memoryview(value).cast("Q").tolist()
+    return [sum(words[place::width]) for place in range(width)]
