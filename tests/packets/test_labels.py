@@ -179,6 +179,12 @@ def test_what_two_routes_share_an_order_does_not_say(labelling: Router) -> None:
     labelling.forwards(MOVES, "FORWARDED_AGAIN", "api-1", route=7)
 
 
+def test_without_labels_orders_say_none(router: Router) -> None:
+    """Also of an entry that a router with labels has made."""
+    router.put_flow(ALICE, **entry(MOVES, "api", "api-1") | moving_by(7))
+    router.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", route=0)
+
+
 @pytest.mark.parametrize("number", [TOLD_ROUTES, 65_536, 4_194_302])
 def test_of_a_route_that_is_gone_nothing_is_said(labelling: Router, number: int) -> None:
     """Repeated from what the entry knows: the number has become nobody's."""
