@@ -112,13 +112,14 @@ struct shim {			/* between the outer IPv4 header and the packet */
  * starts (OUTER_ID_OPENS or OUTER_ID_REQUEST, retransmissions, too) have a label between the outer IPv4 header and the
  * packet, unless they are for the fallback, or would exceed PATH_MTU by it.
  *
- * A route's number is the router's own, and stays with it while others come and go. What is said is what every reader of
- * a configuration works out for himself, from the route alone: its fingerprint, the 48 bits of BLAKE2b of its name
- * (rauta/fingerprints.py). So whoever has another configuration knows a route or does not, and never takes it for another.
+ * A route's number is the router's own, and stays with it while others come and go. What is said is what every reader
+ * of a configuration works out for himself, from the route alone: its fingerprint, 48 bits of BLAKE2b of its name
+ * (rauta/fingerprints.py). So whoever has another configuration knows a route or does not, and never takes it for
+ * another.
  *
- * An order has no room for that: it says the fingerprint's low 22 bits, its brief, or 0 where two of the router's routes
- * share them. The low 16 are its outer identification, which says nothing else, the others stand in its flags from
- * SHIM_BRIEF_SHIFT on. The old backend passes both on as they are.
+ * An order has no room for that: it says the fingerprint's low 22 bits, its brief, or 0 where two of the router's
+ * routes share them. The low 16 are its outer identification, which says nothing else, the others stand in its flags
+ * from SHIM_BRIEF_SHIFT on. The old backend passes both on as they are.
  *
  * Labels are for figures alone (struct route_figures). They have no tag, and whoever can send from the routers' prefix
  * can write what he likes: nothing is decided by them, and what is no route of the agent's counts as not known. Agents
