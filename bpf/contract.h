@@ -89,6 +89,7 @@ enum shim_kind {		/* struct ask has the other numbers: both are under the same k
 enum shim_flags {
 	SHIM_EPOCH = 1,		/* which of the two live keys */
 	SHIM_HEAD = 2,		/* the request's method is HEAD */
+	/* The other six: of the route's brief, see struct label. */
 };
 
 struct shim {			/* between the outer IPv4 header and the packet */
@@ -109,20 +110,35 @@ struct shim {			/* between the outer IPv4 header and the packet */
 /*
  * A router that is told to (constant `labels`) says to agents which route a request has found. Packets in which one
  * starts (OUTER_ID_OPENS or OUTER_ID_REQUEST, retransmissions, too) have a label between the outer IPv4 header and the
- * packet, unless they are for the fallback, or would exceed PATH_MTU by it. An order has none: its outer
- * identification, which says nothing else, is the route's number + 1, or 0 if that is not known or over 65,535; the old
- * backend passes it on as it is.
+ * packet, unless they are for the fallback, or would exceed PATH_MTU by it.
+ *
+ * A route's number is the router's own, and stays with it while others come and go. What is said is what every reader
+ * of a configuration works out for himself, from the route alone: its fingerprint, 48 bits of BLAKE2b of its name
+ * (rauta/fingerprints.py). So whoever has another configuration knows a route or does not, and never takes it for
+ * another.
+ *
+ * An order has no room for that: it says the fingerprint's low 22 bits, its brief, or 0 where two of the router's
+ * routes share them. The low 16 are its outer identification, which says nothing else, the others stand in its flags
+ * from SHIM_BRIEF_SHIFT on. The old backend passes both on as they are.
  *
  * Labels are for figures alone (struct route_figures). They have no tag, and whoever can send from the routers' prefix
- * can write what he likes: nothing is decided by them, and a number beyond the agent's routes counts as not known.
- * Agents take packets with and without.
+ * can write what he likes: nothing is decided by them, and what is no route of the agent's counts as not known. Agents
+ * take packets with and without.
  */
+#define ROUTE_BRIEF_BITS 22
+#define SHIM_BRIEF_SHIFT 2
 struct label {
 	__u8 version;		/* SHIM_VERSION */
 	__u8 kind;		/* SHIM_LABEL, where a shim has its own kind */
-	__u16 reserved;
-	__u32 route;		/* its number, as in struct path, from 0 */
+	__u16 high;		/* of the route's fingerprint; all 0: not known */
+	__u32 low;
 } __attribute__((packed, aligned(4)));
+
+struct told_route {		/* the router's map told_routes, by the route's number: what it says of it */
+	__u32 low;		/* its fingerprint */
+	__u16 high;
+	__u16 brief;		/* not 0: orders may say its brief */
+};
 
 struct bond {			/* what a shim is about, and between whom */
 	struct tuple tuple;	/* client -> VIP */
@@ -454,8 +470,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 
 	/* Figures (figures.h); nothing is decided by them. */
 	__u64 asked_at;		/* CLOCK_MONOTONIC, ns: when the newest request came; 0: the head of its answer has left */
-	__u32 route;		/* that request's number, as in struct label, + 1; 0: not known */
-	__u32 reserved;
+	__u64 route;		/* the fingerprint of that request's route, as in struct label; 0: not known */
 };
 
 /*
@@ -680,7 +695,7 @@ struct latency {		/* map latency, per CPU, by enum verdict_class */
 #define FIRST_BYTE_BUCKETS 21	/* the last one begins at 33.6 s */
 #define STATUS_CLASSES	6
 
-struct route_figures {		/* the agent's map figures, per CPU, by the route's number + 1; 0: it is not known */
+struct route_figures {		/* the agent's map figures, per CPU, by the route's fingerprint; 0: it is not known */
 	__u64 requests;		/* that have come, retransmissions apart */
 	__u64 statuses[STATUS_CLASSES]; /* answers by the first digit of their status, interim ones, too; 0: it could not
 				 * be read, but an answer has begun */

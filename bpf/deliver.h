@@ -262,7 +262,7 @@ static __always_inline int read_label(struct __sk_buff *skb, const struct label 
 {
 	if ((const void *)(label + 1) > end || label->version != SHIM_VERSION || label->kind != SHIM_LABEL)
 		return -1;
-	said_route(skb) = label->route + 1;
+	say_route(skb, label->low, label->high);
 	return 0;
 }
 
@@ -291,7 +291,7 @@ static __always_inline enum verdict receive(struct __sk_buff *skb)
 	} else if (ip->protocol != IPPROTO_IPIP) {
 		return is_ask(ip, end) ? answer_ask(skb) : pass_plain(skb, ip, end);
 	} else {
-		said_route(skb) = 0;
+		say_route(skb, 0, 0);
 	}
 	if ((ip->saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;

@@ -11,23 +11,54 @@
 
 #include "kernel.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1); /* the loader sets how many routes there are, and one more */
-	__type(key, __u32);
+struct { /* one for each route of the configuration, by its fingerprint; and by 0 that of all others */
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 1); /* the loader sets how many routes there may be, and one more */
+	__type(key, __u64);
 	__type(value, struct route_figures);
 } figures SEC(".maps");
 
-/* Of the packet in hand, for the figures: the number of its request's route + 1, as the router says; 0: it does not. In
- * the packet's scratch words, which no other program reads meanwhile. */
-#define said_route(skb) ((skb)->cb[0])
+struct { /* the fingerprints of these routes by their briefs; without those that share one */
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* likewise */
+	__type(key, __u32);
+	__type(value, __u64);
+} briefs SEC(".maps");
 
 #define LABEL_LENGTH ((__u32)sizeof(struct label))
+
+/*
+ * What the packet in hand says of its request's route, for the figures, in the packet's scratch words, which no other
+ * program reads meanwhile: a fingerprint, 0 if it says none; of an order its brief.
+ */
+static __always_inline void say_route(struct __sk_buff *skb, __u32 low, __u32 high)
+{
+	skb->cb[0] = low;
+	skb->cb[1] = high;
+}
+
+static __always_inline __u64 said_route(const struct __sk_buff *skb)
+{
+	return skb->cb[0] | (__u64)skb->cb[1] << 32;
+}
+
+static __always_inline __u32 said_brief(const struct __sk_buff *skb)
+{
+	return skb->cb[0];
+}
+
+static __always_inline __u64 ordered_route(const struct __sk_buff *skb)
+{
+	__u32 brief = said_brief(skb);
+	const __u64 *route = bpf_map_lookup_elem(&briefs, &brief);
+
+	return route ? *route : 0;
+}
 
 /* Nobody need believe a label: what is no route of ours is not known. */
 static __always_inline struct route_figures *figures_of(const struct mapping *mapping)
 {
-	__u32 route = mapping->route, unknown = 0;
+	__u64 route = mapping->route, unknown = 0;
 	struct route_figures *found = bpf_map_lookup_elem(&figures, &route);
 
 	return found ? found : bpf_map_lookup_elem(&figures, &unknown);

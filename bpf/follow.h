@@ -269,7 +269,7 @@ static __noinline int follow_answer(struct __sk_buff *skb, struct mapping *mappi
  * it.
  */
 static __always_inline int count_request(struct mapping *mapping, __u32 seq, __u32 expected, int is_head,
-					 __u32 route)
+					 __u64 route)
 {
 	__u32 bit = 1U << (mapping->asked & (HEADS - 1));
 

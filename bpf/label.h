@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The route of a request, told to the backend's agent, which counts by route (figures.h): eight bytes between the outer
- * IPv4 header and the packet. An order says it in the outer identification, where nothing else stands: the request in it
- * may be as long as ROUTER_MSS allows, and has no room for more than the shim.
+ * IPv4 header and the packet. An order says less of it, where nothing else stands: the request in it may be as long as
+ * ROUTER_MSS allows, and has no room for more than the shim.
  *
  * It is for figures alone, and decides nothing: so it has no tag, and what has no room for it goes without.
  */
@@ -13,6 +13,13 @@
 const volatile __u32 labels; /* not 0: requests carry labels */
 
 #define LABEL_LENGTH ((__u32)sizeof(struct label))
+
+struct { /* by the route's number */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader sets how many routes there may be, if the router labels */
+	__type(key, __u32);
+	__type(value, struct told_route);
+} told_routes SEC(".maps");
 
 /* What the flow's entry keeps of the newest request's route, for its retransmissions. */
 static __always_inline __u32 kept_route(const struct segment *segment)
@@ -31,18 +38,22 @@ static __always_inline __u32 label_length(const struct segment *segment)
 
 static __always_inline void write_label(struct label *label, const struct segment *segment)
 {
+	__u32 number = route_number(segment->route);
+	const struct told_route *told = bpf_map_lookup_elem(&told_routes, &number);
+
 	label->version = SHIM_VERSION;
 	label->kind = SHIM_LABEL;
-	label->reserved = 0;
-	label->route = route_number(segment->route);
+	label->high = told ? told->high : 0;
+	label->low = told ? told->low : 0;
 }
 
-/* What an order says instead, from what the flow's entry keeps. */
-static __always_inline __u16 order_id(__u32 kept)
+/* What an order says instead, of the route that the flow's entry keeps. */
+static __always_inline __u32 route_brief(__u32 kept)
 {
-	__u32 number = kept >> ROUTE_CLUSTER_BITS; /* the route's, and one more */
+	__u32 number = route_number(kept);
+	const struct told_route *told = labels ? bpf_map_lookup_elem(&told_routes, &number) : NULL;
 
-	return number <= 0xffff ? number : 0;
+	return told && told->brief ? told->low & ((1 << ROUTE_BRIEF_BITS) - 1) : 0;
 }
 
 /* Does a label follow the outer header? For a router that writes none the question is not there. */

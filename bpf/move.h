@@ -73,7 +73,7 @@ static __noinline int readdress(struct __sk_buff *skb, struct shim *shim, const 
 
 	shim->version = SHIM_VERSION;
 	shim->time = shim_clock();
-	shim->flags = shim_epoch() | (shim->flags & SHIM_HEAD);
+	shim->flags = shim_epoch() | (shim->flags & ~SHIM_EPOCH);
 	if (seal_shim(shim, bond) || bpf_skb_load_bytes(skb, ETH_LENGTH, &outer, sizeof(outer)))
 		return -1;
 	address_outer(&outer, bond->from, bond->to, DEFAULT_TTL);
@@ -108,7 +108,7 @@ static __noinline enum verdict send_on(struct __sk_buff *skb, const struct bond 
 {
 	struct shim shim = {
 		.kind = SHIM_ADOPT,
-		.flags = moved->heads & 1 ? SHIM_HEAD : 0,
+		.flags = (moved->heads & 1 ? SHIM_HEAD : 0) | said_brief(skb) >> 16 << SHIM_BRIEF_SHIFT,
 		.options = moved->options,
 		.trip = moved->age,
 		.first = moved->clock,
@@ -275,7 +275,7 @@ static __noinline enum verdict adopt(struct __sk_buff *skb, const struct bond *o
 		.options = shim->options,
 		.clock = shim->first,
 		.origin = shim->second,
-		.route = said_route(skb),
+		.route = ordered_route(skb),
 	};
 
 	first_question(&mapping, shim->flags & SHIM_HEAD);
@@ -311,7 +311,7 @@ static __noinline enum verdict receive_shim(struct __sk_buff *skb)
 	if ((packet.outer.saddr & routers_mask) != routers_prefix)
 		return AGENT_DROP_SOURCE;
 	bind_to(&packet, &bond);
-	said_route(skb) = bpf_ntohs(packet.outer.id);
+	say_route(skb, bpf_ntohs(packet.outer.id) | packet.shim.flags >> SHIM_BRIEF_SHIFT << 16, 0);
 	if (find_server(&bond, &local))
 		return AGENT_DROP_NOT_SERVED;
 	if (!is_sealed_shim(&packet.shim, &bond))

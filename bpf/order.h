@@ -96,7 +96,7 @@ static __noinline int write_order(struct xdp_md *ctx)
 	backend = bpf_map_lookup_elem(&backends, &scratch->order.target);
 	if (!backend)
 		return -1;
-	shim.flags = shim_epoch() | (scratch->order.is_head ? SHIM_HEAD : 0);
+	shim.flags = shim_epoch() | (scratch->order.is_head ? SHIM_HEAD : 0) | scratch->order.brief << SHIM_BRIEF_SHIFT;
 	shim.time = shim_clock();
 	shim.first = backend->address;
 	shim.second = scratch->order.cookie;
@@ -150,18 +150,19 @@ static __noinline enum verdict give_order(struct xdp_md *ctx, struct segment *se
 {
 	struct scratch *scratch = get_scratch();
 	int adopts = is_down(flow->mover);
+	__u32 brief = route_brief(flow->cluster);
 	enum verdict failed;
 
 	if (!is_configured(flow->backend))
 		return DROP_NO_BACKEND;
-	failed = encapsulate_shimmed(ctx, segment, adopts ? flow->backend : flow->mover,
-				     order_id(flow->cluster));
+	failed = encapsulate_shimmed(ctx, segment, adopts ? flow->backend : flow->mover, brief);
 	if (!scratch || failed != UNDECIDED)
 		return failed == UNDECIDED ? DROP_NO_ROOM : failed;
 	segment->backend = flow->backend;
 	scratch->order.target = flow->backend;
 	scratch->order.cookie = flow->cookie;
 	scratch->order.is_head = flow->is_head;
+	scratch->order.brief = brief >> 16;
 	scratch->order.options = flow->options;
 	scratch->order.adopts = adopts;
 	return verdict;

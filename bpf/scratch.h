@@ -65,7 +65,7 @@ struct order { /* to a backend's agent, once it is encapsulated; see order.h */
 	__u8 is_head;
 	__u8 options;
 	__u8 adopts; /* the old backend is down: the order is the new one's */
-	__u8 reserved;
+	__u8 brief;  /* of the request's route, what the outer identification has no room for */
 };
 
 struct scratch {

@@ -11,50 +11,30 @@ Everything is in the maps before the programs are attached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from rauta import keyslots, loading, tables
 from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, attach_tc, attached_tc_id, program_name
-from rauta.config import Config, Route
+from rauta.config import Config
 from rauta.errors import RautaError
+from rauta.figures import AgentRoute, RouteFigures
 from rauta.keys import Keys
-from rauta.latency import FIRST_BYTE_BOUNDS, Histogram
 from rauta.migration import Migration, adopt
 from rauta.sampling import Sampling
 
 __all__ = ["Agent", "AgentRoute"]
 
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
-_STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")  # by their place in `struct route_figures`
-_UNKNOWN: tuple[str, Route | None] = ("", None)
-
-
-@dataclass(frozen=True)
-class AgentRoute:
-    """What an agent has counted of one route of a VIP, or of requests whose route it was not told (`route` is None).
-
-    `statuses` are answers by "1xx" to "5xx", and "unread" where an answer has begun whose status could not be read;
-    interim ones are 1xx, besides the answer that follows. `ttfb` has the times from a request's first segment, as it
-    passed the agent, to the first byte of its answer, with `latency.FIRST_BYTE_BOUNDS`. Both lack what the agent could
-    not follow: see docs/observability.md.
-    """
-
-    vip: str
-    route: Route | None
-    requests: int
-    statuses: Mapping[str, int]
-    ttfb: Histogram
 
 
 _FRAME = ("encapsulation", "recovery", "metrics", "traces")
 """what a running agent cannot change"""
 
-_CARRIED = ("mappings", "connections", "consumed", "verdicts")
+_CARRIED = ("mappings", "connections", "consumed", "verdicts", "figures")
 """the maps that hold what packets have left there; all others say what the configuration does"""
 _NAME_LENGTH = 15  # of what the kernel knows a program by: BPF_OBJ_NAME_LEN
 _OF_CONNECTIONS = {"mappings", "connections"}
@@ -67,10 +47,13 @@ Services: TypeAlias = Callable[[Config], list[tables.Entry]]
 class Agent(loading.Loaded):
     """A loaded agent, made by `load`. `keys` are those in its maps.
 
-    `config` and `backend` are what it was loaded with ("" at a fallback), `sampling` which requests it traces.
+    `config` and `backend` are what it was loaded with ("" at a fallback), `sampling` which requests it traces;
+    `figures` is what it counts by route.
     """
 
-    def __init__(self, obj: BpfObject, config: Config, services: Services, keys: Keys, backend: str) -> None:
+    def __init__(
+        self, obj: BpfObject, config: Config, services: Services, keys: Keys, backend: str, *, by_route: bool = True
+    ) -> None:
         """For `load`. `services`: what a configuration says for this host."""
         super().__init__(obj)
         self._slots = keyslots.KeySlots(obj, keys)
@@ -79,7 +62,7 @@ class Agent(loading.Loaded):
         self.sampling = Sampling()
         self._services = services
         self.made_clsact = False
-        self._routes = tuple((vip.name, route) for vip in config.vips for route in vip.routes)
+        self.figures = RouteFigures(obj.maps, config, by_route=by_route)
 
         self._migration: Migration | None = None
 
@@ -92,29 +75,34 @@ class Agent(loading.Loaded):
         *,
         traces_one_in: int = 0,
         traces_rate: int = 100,
+        by_route: bool = True,
         earlier: Mapping[str, Map] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
         Of `keys` it uses the cookie keys and the agents' secret. One request in `traces_one_in` is told to a
         `TraceReader`, and at most `traces_rate` a second on each CPU; 0 for none. `Observation` says the same for a
-        router, and both are to agree. `earlier` are the maps of an agent that this one is to take the place of, see
+        router, and both are to agree. `by_route` is for `requests_by_route`: without, it has no counts by route, and
+        takes no memory for them. `earlier` are the maps of an agent that this one is to take the place of, see
         `attach`: connections and counters go on; they stay open until then. RautaError if there is no such backend;
         RautaError or LoadError say what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
         address = config.backends()[backend].address if backend in config.backends() else None
         services = partial(_services_of, backend, address)
-        return cls._load(config, keys, services, address, earlier, backend, (traces_one_in, traces_rate))
+        return cls._load(
+            config, keys, services, address, earlier, backend, (traces_one_in, traces_rate), by_route=by_route
+        )
 
     @classmethod
     def load_fallback(
         cls, config: Config, keys: Keys, address: IPv4Address, *, earlier: Mapping[str, Map] = MappingProxyType({})
     ) -> Self:
-        """Likewise for the router's own host, where a fallback listens on that address: all VIPs.
+        """Likewise for the router's own host, where a fallback listens on that address: all VIPs, nothing by route.
 
         RautaError if the configuration has no fallback, or uses that address for something else.
         """
-        return cls._load(config, keys, partial(tables.fallback_services, address=address), None, earlier, "", (0, 1))
+        services = partial(tables.fallback_services, address=address)
+        return cls._load(config, keys, services, None, earlier, "", (0, 1), by_route=False)
 
     @classmethod
     def _load(
@@ -126,9 +114,11 @@ class Agent(loading.Loaded):
         earlier: Mapping[str, Map],
         backend: str,
         traces: tuple[int, int],
+        *,
+        by_route: bool,
     ) -> Self:
         entries = services(config)
-        agent = cls(loading.open_object("agent"), config, services, keys, backend)
+        agent = cls(loading.open_object("agent"), config, services, keys, backend, by_route=by_route)
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
@@ -139,14 +129,17 @@ class Agent(loading.Loaded):
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
             agent.sampling = Sampling.prepare(agent.object, keys, *traces)
-            agent.object.maps["figures"].set_max_entries(1 + len(agent._routes))
+            agent.figures.size(config)
             left = adopt(agent.object, _CARRIED, earlier)
             for name in _PAUSES.values():
                 agent.object.programs[name].set_autoload(not left.keys().isdisjoint(_OF_CONNECTIONS))
             agent.object.load()
+            if (counted := left.pop("figures", None)) is not None:
+                agent.figures.take_over(counted)
             if left:
                 agent._migration = Migration(agent.object, left)
                 agent._migration.copy()
+            agent.figures.follow(config)
             if (served := earlier.get("services")) is not None:  # who does not lead here any more may have connections
                 agent.object.maps["services"].update_batch(served.items_batch())
             agent._slots.fill()
@@ -175,8 +168,9 @@ class Agent(loading.Loaded):
         """Goes on with another configuration, while packets flow.
 
         A VIP that does not lead here any more keeps its place, for connections that it has here, until another one
-        needs it. RautaError if the configuration has no such backend any more, or needs another agent: then nothing
-        has changed.
+        needs it. Routes are counted on under their names, those that are gone no more. RautaError if the configuration
+        has no such backend any more, has more routes than there is room for, or needs another agent: then nothing has
+        changed.
         """
         changed = [
             name
@@ -189,7 +183,10 @@ class Agent(loading.Loaded):
                 f"{', '.join(changed)} cannot change while it runs",
                 "Restart the agent: it takes its connections over.",
             )
-        self._serve(self._services(config))
+        services = self._services(config)
+        self.figures.require_room(config)
+        self.figures.follow(config)
+        self._serve(services)
         self.config = config
 
     def _serve(self, services: Sequence[tables.Entry]) -> None:
@@ -267,31 +264,16 @@ class Agent(loading.Loaded):
     def requests_by_route(self) -> list[AgentRoute]:
         """What has come and was answered, by route in the order of the configuration; last, what no route is known of.
 
-        A router tells routes only if it is loaded with `Observation(labels=True)`, and both must have the same
-        configuration.
+        A router tells routes only if it is loaded with `Observation(labels=True)`. Where its configuration is another,
+        requests by routes that are not in this one are of no known route; none is counted for another route.
         """
-        unknown, *known = (
-            value for _, value in sorted(self.object.maps["figures"].items_batch(), key=lambda one: one[0])
-        )
-        routes = (*self._routes, _UNKNOWN)
-        return [_figures(vip, route, value) for (vip, route), value in zip(routes, (*known, unknown), strict=True)]
+        return self.figures.read()
 
     def _vips(self) -> int:
         return 0
 
     def _counts(self, verdict: str) -> bool:
         return loading.is_agent_verdict(verdict)
-
-
-def _figures(vip: str, route: Route | None, per_cpu: Sequence[Mapping[str, Any]]) -> AgentRoute:
-    counts = (sum(cpus) for cpus in zip(*(cpu["statuses"] for cpu in per_cpu), strict=True))
-    return AgentRoute(
-        vip,
-        route,
-        requests=sum(cpu["requests"] for cpu in per_cpu),
-        statuses=dict(zip(_STATUSES, counts, strict=True)),
-        ttfb=Histogram.of_cpus(per_cpu, FIRST_BYTE_BOUNDS),
-    )
 
 
 def _services_of(backend: str, address: IPv4Address | None, config: Config) -> list[tables.Entry]:

@@ -55,6 +55,7 @@ class AgentDaemon(Service):
                 schedule.keys_at(time.time()),
                 self.options.backend,
                 traces_one_in=0 if config.traces is None else config.traces.one_in,
+                by_route=config.metrics is not None,  # as routers label
                 earlier=maps,
             )
             stack.callback(self.agent.leave)

@@ -19,6 +19,7 @@ MAX_CLUSTERS = 1024
 MEMBER_WORDS = 64  # of a cluster in the map members
 FALLBACK_BACKEND = 4095  # the index of the fallback among the backends
 MAX_ROUTES = 4194303  # of all VIPs
+ROUTE_BRIEF_BITS = 22  # of a route's fingerprint, in orders
 ROUTE_CLUSTER_BITS = 10  # of an entry of `struct path`: the cluster's index, below the route's number + 1
 MAX_VIPS = 64
 MAGLEV_SLOTS = 65537

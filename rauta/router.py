@@ -34,11 +34,12 @@ from rauta.bpf import (
     possible_cpus,
     program_name,
 )
+from rauta.capacity import capacity, require_room
 from rauta.config import Backend, Cluster, Config, Route
 from rauta.contract import FALLBACK_BACKEND, FLOW_WAYS, MEMBER_WORDS
 from rauta.errors import RautaError
 from rauta.flows import LIVE, flows
-from rauta.ids import Ids, Names, route_name
+from rauta.ids import Ids, Names, RouteName, route_name
 from rauta.keys import Keys
 from rauta.latency import Histogram
 from rauta.maglev import Table
@@ -49,13 +50,12 @@ from rauta.routing import Numbered, Routing
 from rauta.sampling import Sampling
 from rauta.standing import Standing
 
-__all__ = ["EventCounts", "Plan", "Room", "RouteRequests", "Router", "capacity"]
+__all__ = ["EventCounts", "Plan", "RouteRequests", "Router"]
 
 _PROGRAM, _PAUSE = "rauta_ingress", "rauta_pause"
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT", "ROUTED_MOVED")
 _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
-_LEAST_ROOM = 1024  # routes and hosts, if the configuration does not say
 _FRAME = ("flows", "capacity", "encapsulation", "recovery", "fallback", "interfaces", "mode", "metrics", "traces")
 _CARRIED = ("flows", "verdicts", "route_requests", "backend_requests", "latency", "event_states")
 """the maps that hold what packets have left there; all others say what the configuration does"""
@@ -63,6 +63,7 @@ _ALL_FIT, _NO_IDS = Standing(), Ids()
 _KEY_DRAWS = 8
 _MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
 _DEFAULT_OBSERVATION = Observation()
+_RESENT_SECONDS = 120.0  # TCP has sent a request six times again by then, and may have its route told each time
 _CLASS = "CLASS_"
 
 
@@ -96,14 +97,6 @@ class Plan:
     hops: Mapping[str, NextHop]
 
 
-@dataclass(frozen=True)
-class Room:
-    """How many routes and host names there may be at a time; the maps hold two sets of them while they change."""
-
-    routes: int
-    hosts: int
-
-
 class Router(loading.Loaded):
     """A loaded router. `config` is what it routes by, `observation` what it observes.
 
@@ -127,6 +120,8 @@ class Router(loading.Loaded):
         self._interfaces: tuple[int, ...] = ()
         self._unreached: frozenset[str] = frozenset()
         self._names: Names | None = None
+        self._told: dict[int, dict[str, int]] = {}
+        self._gone_since: dict[RouteName, float] = {}
         self._fallback_agent: Agent | None = None
         self._migration: Migration | None = None
 
@@ -269,8 +264,9 @@ class Router(loading.Loaded):
         """
         before = Numbered(self.config, self.ids)
         _require_same_frame(self.config, config)
-        _require_room(capacity(self.config), config)
-        ids = self.ids.following(config, capacity(self.config).routes)
+        room = capacity(self.config)
+        require_room(config, "router", routes=room.routes, hosts=room.hosts)
+        ids = self.ids.following(config, room.routes)
         ids = ids.renewed(_renewed_clusters(self.config, config))
         after = Numbered(config, ids)
         self._routing.check(before, after)
@@ -291,6 +287,7 @@ class Router(loading.Loaded):
         self._write_backends(config, ids, plan.hops)
         before, now = self._effective(), self._effective(config)
         self._write_clusters(Numbered(before, self.ids), Numbered(now, ids))
+        self._write_told(ids)
         self._routing.apply(plan.before, plan.after)
         self.config, self.ids, self._names = config, ids, None
         self._write_down()
@@ -312,9 +309,20 @@ class Router(loading.Loaded):
                 {name: number for name, number in gone.backends.items() if number not in backends},
                 gone.routes,
             )
+        gone = replace(gone, routes=self._untold(gone.routes))
         self._clear(gone)
         self.ids, self._names = self.ids.without(gone), None
+        if gone.routes:
+            self._write_told(self.ids)  # briefs that these shared are others' alone now
         return gone
+
+    def _untold(self, gone: Mapping[RouteName, int]) -> Mapping[RouteName, int]:
+        """Routes that agents hear no more of: those that flows keep, but whose requests are not sent again by now."""
+        if not self.observation.labels:
+            return gone
+        now = time.monotonic()
+        self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
+        return {name: number for name, number in gone.items() if now - self._gone_since[name] >= _RESENT_SECONDS}
 
     def _clear(self, gone: Ids) -> None:
         """Their counters, and what led to them, so that whoever gets the number next begins at nothing."""
@@ -451,6 +459,15 @@ class Router(loading.Loaded):
         names = {*changed, *(cluster.name for _, cluster in fresh)}
         self.object.maps["members"].update_batch(tables.members(after.config, after.ids, names))
 
+    def _write_told(self, ids: Ids) -> None:
+        """What agents are told of routes, before packets find them; of those that are gone, too. If it labels."""
+        if self.observation.labels:
+            told = tables.told_routes(ids.routes)
+            self.object.maps["told_routes"].update_batch(
+                (number, value) for number, value in told.items() if self._told.get(number) != value
+            )
+            self._told = told
+
     def _balancer(self, config: Config, ids: Ids) -> Balancer:
         return Balancer(self.object.maps["clusters"], ids.backend_indices(config))
 
@@ -575,6 +592,8 @@ class Router(loading.Loaded):
         self.object.maps["route_requests"].set_max_entries(room.routes)
         self.object.maps["hosts"].set_max_entries(2 * room.hosts)
         self.object.maps["paths"].set_max_entries(2 * room.routes)
+        if self.observation.labels:
+            self.object.maps["told_routes"].set_max_entries(room.routes)
 
     def _fill_maps(self, earlier_backends: Map | None) -> None:
         maps, now = self.object.maps, Numbered(self._effective(), self.ids)
@@ -583,6 +602,7 @@ class Router(loading.Loaded):
         numbered = [(self.ids.clusters[cluster.name], cluster) for cluster in now.config.clusters]
         balancer.fill(numbered)
         maps["members"].update_batch(tables.members(now.config, self.ids))
+        self._write_told(self.ids)
         self._routing.fill(Numbered(self.config, self.ids))
         if earlier_backends is not None:  # the ways to those that are gone, but have connections
             gone = self.ids.gone(self.config).backends.values()
@@ -617,16 +637,6 @@ class Router(loading.Loaded):
         return tables.backend_entry(
             backend, hop.mac, interface=interface, source=neighbours.hardware_address(hop.interface)
         )
-
-
-def capacity(config: Config) -> Room:
-    """How many routes and host names a router with this configuration has room for."""
-    routes = sum(len(vip.routes) for vip in config.vips)
-    hosts = sum(len({route.host for route in vip.routes}) for vip in config.vips)
-    return Room(
-        routes=config.capacity.routes or max(_LEAST_ROOM, 2 * routes),
-        hosts=config.capacity.hosts or max(_LEAST_ROOM, 2 * hosts),
-    )
 
 
 def _attached(index: int) -> int | None:
@@ -682,15 +692,3 @@ def _require_same_frame(before: Config, after: Config) -> None:
             f"{', '.join(changed)} cannot change while the router runs",
             "Change them back, or restart it: `rauta run` takes the connections over.",
         )
-
-
-def _require_room(room: Room, config: Config) -> None:
-    routes = sum(len(vip.routes) for vip in config.vips)
-    hosts = sum(len({route.host for route in vip.routes}) for vip in config.vips)
-    for name, wanted, there in (("routes", routes, room.routes), ("hosts", hosts, room.hosts)):
-        if wanted > there:
-            raise RautaError(
-                "changing the configuration",
-                f"it has {wanted} {name}, and the router was started with room for {there}",
-                f"Set capacity.{name} to {wanted} or more, and restart it.",
-            )

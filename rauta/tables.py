@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any, TypeAlias
 
-from rauta import paths
+from rauta import fingerprints, paths
 from rauta.config import Backend, Config, Route, Vip
 from rauta.contract import (
     BACKEND_LOCAL,
@@ -32,7 +32,7 @@ from rauta.contract import (
     PathKind,
 )
 from rauta.errors import RautaError
-from rauta.ids import Ids, route_name
+from rauta.ids import Ids, RouteName, route_name
 from rauta.keys import CookieKeys
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "path_route",
     "router_tables",
     "services",
+    "told_routes",
     "vip_entry",
     "vip_key",
     "vip_routes",
@@ -387,6 +388,17 @@ def holders(config: Config, ids: Ids) -> dict[tuple[int, int], list[Holder]]:
             hosts.setdefault(backend.address, indices[backend.name])
         found[be32(vip.address), be16(vip.port)] = [Holder(address, index) for address, index in hosts.items()]
     return found
+
+
+def told_routes(routes: Mapping[RouteName, int]) -> dict[int, dict[str, int]]:
+    """The entries of `told_routes` for routes and their numbers: what a router that labels says of them to agents."""
+    known = fingerprints.fingerprints(routes)
+    unambiguous = set(fingerprints.briefs(known.values()).values())
+    told = {number: known.get(name, fingerprints.UNKNOWN) for name, number in routes.items()}
+    return {
+        number: {"low": one & 0xFFFFFFFF, "high": one >> 32, "brief": int(one in unambiguous)}
+        for number, one in told.items()
+    }
 
 
 def services(config: Config, backend_name: str) -> list[Entry]:

@@ -19,13 +19,15 @@ from packets import frames, oracle
 from packets.frames import VIP, VIP_PORT, Backend, Connection, Segment
 from packets.oracle import Route, Vip
 from rauta import loading, namespaces
-from rauta.bpf import BpfObject, Map, MapType, skb_context, skb_fields
+from rauta.bpf import BpfObject, Map, MapType, possible_cpus, skb_context, skb_fields
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
 FLOW_SETS = 16
+TOLD_ROUTES = 512
+"""numbers of routes that a labelling router has something to say of"""
 CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
 
@@ -138,6 +140,7 @@ class Router(Bench):
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
         obj.rodata["flow_sets"] = FLOW_SETS
         obj.maps["flows"].set_max_entries(FLOW_SETS)
+        obj.maps["told_routes"].set_max_entries(TOLD_ROUTES)
         super().__init__(obj)
         self.maglev: dict[str, list[str | None]] = {}
         self._reweighed = set(CLUSTERS)
@@ -156,6 +159,8 @@ class Router(Bench):
         self._reweighed.clear()
         self.set_cookie_keys(oracle.COOKIE_KEYS, 0)
         self.route(*SHOP_ROUTES)
+        for number in range(TOLD_ROUTES):
+            self.tell(number, fingerprint_of(number))
 
     # ---- what it routes by -----------------------------------------------------------------------------
 
@@ -166,6 +171,11 @@ class Router(Bench):
         for name, entries in tables.items():
             self.object.maps[name].clear()
             self.object.maps[name].update_batch(entries)
+
+    def tell(self, number: int, fingerprint: int, *, brief: bool = True) -> None:
+        """Has the router say that of the route with this number; in orders only if it may."""
+        said = {"low": fingerprint & 0xFFFFFFFF, "high": fingerprint >> 32, "brief": int(brief)}
+        self.object.maps["told_routes"].update(number, said)
 
     def set_cookie_keys(self, keys: Sequence[tuple[int, int]], epoch: int) -> None:
         """Gives the router these keys, and the one to use for new cookies."""
@@ -287,7 +297,7 @@ class Router(Bench):
         it must say that the segment lies behind a request that is being moved.
 
         It says whose segment it is, too: that of the tuple's entry, whose `cookie` may be another than the segment's. A
-        label behind it says the number of the `route`.
+        label behind it says the fingerprint of the `route` with that number.
         """
         new = verdict == "ROUTED_FIRST"
         starts = verdict in ("ROUTED_NEXT", "FORWARDED_AGAIN")
@@ -315,20 +325,21 @@ class Router(Bench):
         cookie: int | None = None,
         epoch: int = 0,
         source_mac: str | None = None,
-        outer_id: int = 0,
+        route: int = 0,
     ) -> None:
         """To the backend `mover`, with the order to hand the connection over to `target`.
 
         The order calls the connection by a `cookie`, by default that of its handshake. With `source_mac` it leaves by
-        another interface, which has that MAC address. `outer_id` is the outer identification.
+        another interface, which has that MAC address. `route` is the fingerprint that it says a part of.
         """
         earliest = oracle.shim_time()
         code, output = self.run("rauta_ingress", segment, verdict)
         said = int.from_bytes(output[frames.SHIM + 4 : frames.SHIM + 6], "little")
         assert said in (earliest, oracle.shim_time())
-        shim = self.order(segment, mover, target, cookie=cookie, epoch=epoch, time=said)
+        order = self.order(segment, mover, target, cookie=cookie, epoch=epoch, time=said)
+        shim = dataclasses.replace(order, flags=order.flags | oracle.brief_flags(route))
         mac = frames.ROUTER_MAC if source_mac is None else source_mac
-        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac, outer_id)
+        expected = frames.ordered(segment, shim, mac, BACKENDS[mover].mac, route & 0xFFFF)
         assert (code, output.hex(" ")) == (XDP_REDIRECT if source_mac else XDP_TX, expected.hex(" "))
 
     def adopts(self, segment: Segment, verdict: str, target: str, *, cookie: int | None = None) -> None:
@@ -397,7 +408,7 @@ class Router(Bench):
             new=new,
             starts=starts,
             beyond=beyond,
-            route=route,
+            route=None if route is None else fingerprint_of(route),
         )
 
     def greets(self, syn: Segment, epoch: int = 0) -> None:
@@ -436,13 +447,13 @@ class Agent(Bench):
         mask: str,
         services: Mapping[tuple[str, int], tuple[str, int]],
         *,
-        routes: int = 0,
+        routes: Sequence[int] = (),
         **constants: int,
     ) -> None:
         """Loads the programs. `services`: from VIP and port to local address and port.
 
-        With `constants` of the object, all of them are loaded, also those that are left out by default. It counts by so
-        many `routes`.
+        With `constants` of the object, all of them are loaded, also those that are left out by default. It counts by
+        `routes` of these fingerprints.
         """
         obj = loading.open_object("agent")
         for name, value in constants.items():
@@ -453,10 +464,19 @@ class Agent(Bench):
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
-        obj.maps["figures"].set_max_entries(1 + routes)
+        for name in ("figures", "briefs"):
+            obj.maps[name].set_max_entries(1 + len(routes))
         super().__init__(obj)
+        self.routes = routes
+        self.count_from_0()
+        self.object.maps["briefs"].update_batch((route & 0x3FFFFF, route) for route in routes)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))
+
+    def count_from_0(self) -> None:
+        """Has it forget what it has counted by route."""
+        figures = self.object.maps["figures"]
+        figures.update_batch((route, [bytes(figures.value_size)] * possible_cpus()) for route in (0, *self.routes))
 
     def reset(self) -> None:
         """Has it forget all connections."""
@@ -546,6 +566,11 @@ def entry(
         "options": segment.connection.cookie & 0xFF,
     }
     return made | changes
+
+
+def fingerprint_of(number: int) -> int:
+    """What a labelling router says of the route with that number: 48 bits, all different, and so are the lowest 22."""
+    return (number + 1) * 0x9E37_79B9_7F4B % (1 << 48)
 
 
 def clock() -> int:

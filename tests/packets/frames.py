@@ -354,7 +354,7 @@ def encapsulated(
     leaves through. `age` is what a first request says of the handshake; None for what it says if it echoes
     ECHOED_CLOCK, or nothing; `new` whether the router knows of no earlier one, None if it depends on `opens` alone;
     `starts` whether a later request starts with the segment; `beyond` whether it lies behind one that is being moved;
-    `route` the number that a label says.
+    `route` the fingerprint that a label says.
     """
     if age is None:
         age = oracle.AGE_LONG if segment.options[:4] == timestamps(0, 0)[:4] else 0

@@ -416,9 +416,20 @@ class Shim:
         return said + siphash24(*keys[self.flags & SHIM_EPOCH], said + bond).to_bytes(8, "little")
 
 
+def route_fingerprint(vip: str, host: str | None, kind: str, path: str, method: str | None) -> int:
+    """Of a route's name."""
+    said = f"{vip}\0{host or ''}\0{kind}\0{path}\0{method or ''}".encode()
+    return int(hashlib.blake2b(said, digest_size=6).hexdigest(), 16)
+
+
 def label(route: int, version: int = SHIM_VERSION, kind: int = SHIM_LABEL) -> bytes:
-    """`struct label`: the number of a request's route."""
-    return bytes([version, kind, 0, 0]) + _words(route)
+    """`struct label`: the fingerprint of a request's route, 48 bits."""
+    return bytes([version, kind]) + (route >> 32).to_bytes(2, "little") + _words(route & 0xFFFFFFFF)
+
+
+def brief_flags(route: int) -> int:
+    """What an order's flags say of its route's fingerprint; its outer identification says the low 16 bits."""
+    return (route >> 16 & 0x3F) << 2
 
 
 def shim_time() -> int:

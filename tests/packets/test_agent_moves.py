@@ -103,9 +103,9 @@ def adoption(segment: Segment = ASKS, **changes: Any) -> Shim:
     return order(segment, oracle.SHIM_ADOPT, **said | changes)
 
 
-def frame_of(shim: Shim, segment: Segment = ASKS) -> bytes:
+def frame_of(shim: Shim, segment: Segment = ASKS, outer_id: int = 0) -> bytes:
     """As it reaches this host."""
-    return ordered(segment, shim, ROUTER_MAC, BACKEND_MAC)
+    return ordered(segment, shim, ROUTER_MAC, BACKEND_MAC, outer_id)
 
 
 @contextmanager
@@ -210,6 +210,25 @@ def test_a_connection_at_rest_is_handed_over(agent: Agent, wire: socket.socket, 
     expected = RESTING | numbers | {"state": MAPPING_MOVED, "isn": ALICE.isn, "cookie": ALICE.cookie}
     expected |= {"target": oracle.be32(TARGET), "vip": oracle.be32(VIP), "vip_port": oracle.be16(VIP_PORT)}
     assert {name: tombstone[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("head", [0, oracle.SHIM_HEAD])
+@pytest.mark.parametrize("route", [0x3F_FFFF, 0x2A_0000, 0x15_1234, 0x5678], ids=hex)
+def test_what_an_order_says_of_the_route_goes_on_with_it(
+    agent: Agent, wire: socket.socket, route: int, head: int
+) -> None:
+    """To the new backend, when it is carried out and when it comes again; nothing of it is in the notice's shim."""
+    flags = head | oracle.brief_flags(route)
+    with resting(agent):
+        for verdict in ("AGENT_ORDERED", "AGENT_ORDERED_AGAIN"):
+            frame = frame_of(order(flags=flags), outer_id=route & 0xFFFF)
+            code, output = agent.run("rauta_agent_ingress", frame, verdict)
+            when, trip, clock = shim_of(output)
+            said = {"first": clock, "trip": trip, "second": ALICE.cookie, "options": ALICE.cookie & 0xFF}
+            adopted = order(kind=oracle.SHIM_ADOPT, destination=TARGET, time=when, flags=flags, **said)
+            assert goes_out(code, output) == shimmed(ASKS.packet, adopted, id=route & 0xFFFF).hex(" ")
+    notices, _ = heard(wire)
+    assert [frame[36] for frame in notices] == [0, 0]
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

@@ -54,9 +54,9 @@ ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)
 HEAD = request("/")
 FIRST = ALICE.data(HEAD)
-ROUTES = 3
-MINE, UNKNOWN = 1, None
-"""the number of the route that these tests are about, and that of none"""
+ROUTES = tuple(oracle.route_fingerprint("shop", None, "prefix", f"/{number}", None) for number in range(3))
+MINE, OTHER, UNKNOWN = ROUTES[1], ROUTES[2], 0
+"""the fingerprints of the route that these tests are about, of another one, and of none"""
 SECOND = 1_000_000_000
 ROOT = Path(__file__).parents[2]
 
@@ -80,13 +80,8 @@ def loaded() -> Iterator[Agent]:
 def live(loaded: Agent) -> Agent:
     """An agent on the loopback that knows a few routes."""
     loaded.reset()
-    loaded.object.maps["figures"].update_batch([(number, zero(loaded)) for number in range(1 + ROUTES)])
+    loaded.count_from_0()
     return loaded
-
-
-def zero(agent: Agent) -> Any:
-    blank = {"requests": 0, "statuses": [0] * 6, "sum": 0, "bucket": [0] * oracle.FIRST_BYTE_BUCKETS}
-    return [blank] * len(agent.object.maps["figures"].lookup(0))
 
 
 @pytest.fixture
@@ -106,14 +101,14 @@ class Figures:
     times: tuple[tuple[int, int], ...] = ()
 
 
-def figures(agent: Agent) -> dict[int | None, Figures]:
-    """By the number of the route, as users get it; those without anything left out."""
-    routes = [Route(prefix=f"/{number}", cluster="web") for number in range(ROUTES)]
+def figures(agent: Agent) -> dict[int, Figures]:
+    """By the route, as users get it; those without anything left out."""
+    routes = [Route(prefix=f"/{number}", cluster="web") for number in range(len(ROUTES))]
     told = Loaded(agent.object, with_routes(routes), lambda _: [], KEYS, "web-1").requests_by_route()
     assert [one.route for one in told] == [*routes, None]
-    assert [one.vip for one in told] == ["shop"] * ROUTES + [""]
-    found = {number if one.route else UNKNOWN: plain(one) for number, one in enumerate(told)}
-    return {number: one for number, one in found.items() if one != Figures()}
+    assert [one.vip for one in told] == ["shop"] * len(ROUTES) + [""]
+    found = {route: plain(one) for route, one in zip((*ROUTES, UNKNOWN), told, strict=True)}
+    return {route: one for route, one in found.items() if one != Figures()}
 
 
 def with_routes(routes: list[Route]) -> Config:
@@ -155,9 +150,9 @@ def test_a_first_request_is_counted_once(live: Agent, wire: socket.socket) -> No
         with accepted:
             opened = live.mapping(LOCAL_TUPLE)
             assert opened is not None
-            assert (opened["route"], 0 < opened["asked_at"] <= time.monotonic_ns()) == (MINE + 1, True)
+            assert (opened["route"], 0 < opened["asked_at"] <= time.monotonic_ns()) == (MINE, True)
             for _ in range(2):
-                arrives(wire, first(route=2))
+                arrives(wire, first(route=OTHER))
             grown = grows(live, before, "AGENT_OPENED_ALREADY")
             assert live.mapping(LOCAL_TUPLE) == opened
             assert accepted.recv(9999) == HEAD
@@ -168,16 +163,16 @@ def test_a_first_request_is_counted_once(live: Agent, wire: socket.socket) -> No
 
 def test_one_that_the_server_had_no_room_for_keeps_its_time(live: Agent) -> None:
     """Nobody listens here, which is the same: the mapping is there, and the request comes again."""
-    live.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_OPENING, asked_at=77, route=MINE + 1)
-    live.passes("ingress", first(route=2), "AGENT_NO_LISTENER", delivered(FIRST))
+    live.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_OPENING, asked_at=77, route=MINE)
+    live.passes("ingress", first(route=OTHER), "AGENT_NO_LISTENER", delivered(FIRST))
     mapping = live.mapping(LOCAL_TUPLE)
     assert mapping is not None
-    assert (mapping["asked_at"], mapping["route"]) == (77, MINE + 1)
+    assert (mapping["asked_at"], mapping["route"]) == (77, MINE)
     assert figures(live) == {}
 
 
 def test_another_connections_first_request_is_another(live: Agent) -> None:
-    live.put_mapping(LOCAL_TUPLE, ALICE.reopened(ALICE.isn - 9), asked_at=77, route=3)
+    live.put_mapping(LOCAL_TUPLE, ALICE.reopened(ALICE.isn - 9), asked_at=77, route=OTHER)
     live.passes("ingress", first(), "AGENT_NO_LISTENER", delivered(FIRST))
     assert figures(live) == {MINE: Figures(requests=1)}
 
@@ -197,21 +192,23 @@ def test_it_is_one_while_an_old_socket_is_cleared(live: Agent) -> None:
 
 def test_a_later_request_is_counted_once(live: Agent) -> None:
     with serving(live) as sock:
-        for route in (MINE, 2, 2):
+        for route in (MINE, OTHER, OTHER):
             live.passes("ingress", labelled(route=route), "AGENT_DELIVERED", delivered(NEXT))
         state = state_of(live, sock)
-    assert (state["route"], 0 < state["asked_at"] <= time.monotonic_ns()) == (MINE + 1, True)
+    assert (state["route"], 0 < state["asked_at"] <= time.monotonic_ns()) == (MINE, True)
     assert figures(live) == {MINE: Figures(requests=1)}
 
 
 def test_without_a_label_its_route_is_not_known(live: Agent) -> None:
     """Whatever the one before said, or the kernel has left where the agent keeps it meanwhile."""
-    with serving(live, route=MINE + 1) as sock:
+    with serving(live, route=MINE) as sock:
         frame = carried_packet(NEXT.packet, ALICE.cookie, id=oracle.outer_id(ALICE.cookie, opens=False) | 2)
         live.passes("ingress", frame, "AGENT_DELIVERED", delivered(NEXT))
         assert state_of(live, sock)["route"] == 0
     opening = carried_packet(FIRST.packet, ALICE.cookie, opens=True)
-    live.object.programs["rauta_agent_ingress"].test_run(opening, ctx=skb_context(cb=[MINE + 1] * 5))
+    live.object.programs["rauta_agent_ingress"].test_run(
+        opening, ctx=skb_context(cb=[MINE & 0xFFFFFFFF, MINE >> 32, 0, 0, 0])
+    )
     mapping = live.mapping(LOCAL_TUPLE)
     assert mapping is not None
     assert mapping["route"] == 0
@@ -219,18 +216,19 @@ def test_without_a_label_its_route_is_not_known(live: Agent) -> None:
     assert figures(live) == {UNKNOWN: Figures(requests=2)}
 
 
-@pytest.mark.parametrize("route", [ROUTES, ROUTES + 1, 4_194_303, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFE, 0xFFFF_FFFF])
+@pytest.mark.parametrize("route", [0, 1, (1 << 48) - 1, *(MINE ^ 1 << bit for bit in range(48))])
 def test_a_route_that_there_is_not_is_not_known(live: Agent, route: int) -> None:
-    """Of another configuration's router, or nobody's."""
+    """Of another configuration's router, or nobody's: every bit counts."""
     with serving(live):
         live.passes("ingress", labelled(route=route), "AGENT_DELIVERED", delivered(NEXT))
     assert figures(live) == {UNKNOWN: Figures(requests=1)}
 
 
-def test_the_last_route_is_known(live: Agent) -> None:
+@pytest.mark.parametrize("route", ROUTES)
+def test_each_route_is_known(live: Agent, route: int) -> None:
     with serving(live):
-        live.passes("ingress", labelled(route=ROUTES - 1), "AGENT_DELIVERED", delivered(NEXT))
-    assert figures(live) == {ROUTES - 1: Figures(requests=1)}
+        live.passes("ingress", labelled(route=route), "AGENT_DELIVERED", delivered(NEXT))
+    assert figures(live) == {route: Figures(requests=1)}
 
 
 def test_what_has_overtaken_something_is_counted_when_it_comes_again(live: Agent) -> None:
@@ -255,12 +253,15 @@ def test_requests_of_a_pinned_connection_are_counted(live: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "route"), [(0, UNKNOWN), (1, 0), (MINE + 1, MINE), (ROUTES + 1, UNKNOWN), (0xFFFF, UNKNOWN)]
+    ("said", "route"),
+    [(0, UNKNOWN), *((route, route) for route in ROUTES), *((MINE ^ 1 << bit, UNKNOWN) for bit in range(22))],
 )
-def test_a_request_that_moved_here_is_counted(live: Agent, said: int, route: int | None) -> None:
-    """By the outer identification of the order; once."""
+@pytest.mark.parametrize("head", [0, oracle.SHIM_HEAD])
+def test_a_request_that_moved_here_is_counted(live: Agent, said: int, route: int, head: int) -> None:
+    """By the 22 bits that the order has of its fingerprint; once."""
     segment = ALICE.later(request("/api"), len(HEAD))
-    frame = ordered(segment, adoption(segment), ROUTER_MAC, BACKEND_MAC, said)
+    shim = adoption(segment, flags=head | oracle.brief_flags(said))
+    frame = ordered(segment, shim, ROUTER_MAC, BACKEND_MAC, said & 0xFFFF)
     for _ in range(2):
         live.passes("ingress", frame, "AGENT_NO_LISTENER", delivered(segment))
         live.object.maps["consumed"].clear()
@@ -286,12 +287,6 @@ def test_only_a_label_is_one(live: Agent) -> None:
                 is_one = (version, kind) == (oracle.SHIM_VERSION, oracle.SHIM_LABEL)
                 assert got == (delivered(NEXT) if is_one else None), (version, kind)
     assert figures(live) == {MINE: Figures(requests=1)}
-
-
-def test_reserved_bytes_are_not_looked_at(live: Agent) -> None:
-    with serving(live):
-        said = bytes([1, 19, 0xFF, 0xFF]) + MINE.to_bytes(4, "little")
-        live.passes("ingress", labelled(said=said), "AGENT_DELIVERED", delivered(NEXT))
 
 
 def test_a_label_comes_from_routers_only(live: Agent) -> None:
@@ -341,11 +336,11 @@ def test_a_label_proves_nothing(live: Agent) -> None:
 def asked(agent: Agent, ago: float, **fields: int) -> Iterator[socket.socket]:
     """The server's socket; its request came so many seconds ago."""
     at = time.monotonic_ns() - int(ago * SECOND)
-    with talking(agent, **{"asked_at": at, "route": MINE + 1} | fields) as sock:
+    with talking(agent, **{"asked_at": at, "route": MINE} | fields) as sock:
         yield sock
 
 
-def said(agent: Agent, pieces: Sequence[bytes], **fields: int) -> dict[int | None, Figures]:
+def said(agent: Agent, pieces: Sequence[bytes], **fields: int) -> dict[int, Figures]:
     """What is counted once the server has sent these, each by itself, five seconds after the request."""
     with asked(agent, 5, **fields) as sock:
         for piece in pieces:
@@ -405,24 +400,24 @@ def test_the_time_is_that_since_the_request(live: Agent, ago: float) -> None:
     ((bucket, times),) = counted.times
     assert times == 1
     assert bucket == oracle.first_byte_bucket(int(ago * SECOND))
-    total = sum(cpu["sum"] for cpu in live.object.maps["figures"].lookup(MINE + 1))
+    total = sum(cpu["sum"] for cpu in live.object.maps["figures"].lookup(MINE))
     assert ago * SECOND <= total < (ago + 1) * SECOND
 
 
 def test_an_answer_without_a_time_is_counted_all_the_same(live: Agent) -> None:
     """The agent has not seen the request come."""
-    with talking(live, route=MINE + 1) as sock:
+    with talking(live, route=MINE) as sock:
         sock.send(HELLO)
     assert figures(live) == {MINE: Figures(0, (("2xx", 1),))}
 
 
-@pytest.mark.parametrize("route", [0, ROUTES + 1, 0xFFFF_FFFF])
+@pytest.mark.parametrize("route", [0, MINE ^ 1, MINE | 1 << 48, (1 << 64) - 1])
 def test_an_answers_route_may_be_unknown(live: Agent, route: int) -> None:
     assert said(live, [HELLO], route=route) == {UNKNOWN: Figures(0, (("2xx", 1),), FIVE)}
 
 
 def test_what_nobody_asked_for_is_no_answer(live: Agent) -> None:
-    with talking(live, route=MINE + 1, asked=7, answered=7) as sock:
+    with talking(live, route=MINE, asked=7, answered=7) as sock:
         sock.send(answer("Content-Length: 0", "Connection: close", status="408 Request Timeout"))
     assert figures(live) == {}
 
@@ -452,14 +447,14 @@ def test_a_connections_requests_and_answers_from_the_first_on(live: Agent, wire:
         with accepted:
             assert accepted.recv(9999) == HEAD
             accepted.send(HELLO)
-            arrives(wire, labelled(ALICE.data(HEAD, len(HEAD), len(HELLO)), route=2))
+            arrives(wire, labelled(ALICE.data(HEAD, len(HEAD), len(HELLO)), route=OTHER))
             assert accepted.recv(9999) == HEAD
             accepted.send(answer("Content-Length: 0", status="404 Not Found"))
             accepted.setsockopt(SO_TCP, TCP_REPAIR, 1)
     counted = figures(live)
     assert {number: (one.requests, one.statuses, sum(n for _, n in one.times)) for number, one in counted.items()} == {
         MINE: (1, (("2xx", 1),), 1),
-        2: (1, (("4xx", 1),), 1),
+        OTHER: (1, (("4xx", 1),), 1),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from packets import oracle
-from packets.bench import BACKENDS, Router, entry
+from packets.bench import BACKENDS, TOLD_ROUTES, Router, entry, fingerprint_of
 from packets.frames import CLIENT_MAC, ROUTER_MAC, Connection, Segment, ethernet, request
 from packets.observed import counted, loaded, run
 from packets.oracle import FIRST_MOVED, FLOW_MOVING, Route
@@ -76,7 +76,7 @@ def test_it_says_which_route(labelling: Router, head: bytes) -> None:
     opened(labelling, ALICE.data(head), SLASH)
 
 
-def test_routes_are_numbered_from_0(labelling: Router) -> None:
+def test_each_route_has_a_fingerprint_of_its_own(labelling: Router) -> None:
     routes = [Route("web", exact=f"/{number}") for number in range(300)]
     labelling.route(*routes)
     for number in (0, 1, 255, 256, 299):
@@ -139,29 +139,61 @@ def test_what_leaves_by_another_interface_has(labelling: Router) -> None:
 
 
 @pytest.mark.parametrize("down", [False, True])
-def test_an_order_says_it_in_the_outer_identification(labelling: Router, down: bool) -> None:
+def test_an_order_says_22_bits_of_it(labelling: Router, down: bool) -> None:
     """Also one that the router gives in place of a backend that is down, and its repetitions."""
+    route = fingerprint_of(SLASH_API)
+    assert route & 0xFFFF
+    assert route >> 16 & 0x3F
     labelling.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
     if not down:
-        labelling.orders(MOVES, "ROUTED_MOVED", "web-1", "api-1", outer_id=SLASH_API + 1)
-        labelling.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", outer_id=SLASH_API + 1)
+        labelling.orders(MOVES, "ROUTED_MOVED", "web-1", "api-1", route=route)
+        labelling.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", route=route)
         return
     labelling.take_down("web-1")
     for verdict in ("ROUTED_MOVED", "FORWARDED_ORDER"):
         _, output = labelling.run("rauta_ingress", MOVES, verdict)
-        assert output[18:20] == (SLASH_API + 1).to_bytes(2, "big")
-        assert output[35] == oracle.SHIM_ADOPT
+        assert output[18:20] == (route & 0xFFFF).to_bytes(2, "big")
+        assert (output[35], output[36]) == (oracle.SHIM_ADOPT, oracle.brief_flags(route))
 
 
-@pytest.mark.parametrize(("number", "said"), [(65_534, 65_535), (65_535, 0), (65_536, 0), (4_194_302, 0)])
-def test_of_a_number_that_has_no_room_there_it_says_none(labelling: Router, number: int, said: int) -> None:
-    """Repeated from what the entry knows; a label has room for all."""
+def test_a_heads_order_says_both(labelling: Router) -> None:
+    """That the method is HEAD, and the route, in the same flags."""
+    moves = ALICE.later(request("/api", method="HEAD"), len(HEAD))
+    labelling.put_flow(ALICE, **entry(ALICE.data(HEAD), "web", "web-1"))
+    labelling.orders(moves, "ROUTED_MOVED", "web-1", "api-1", route=fingerprint_of(SLASH_API))
+
+
+def moving_by(number: int) -> dict[str, int]:
+    """The entry of a connection that moves by the route with that number, as changes of another one."""
     cluster = (number + 1) << 10 | 1
-    changes = {"first": FIRST_MOVED, "state": FLOW_MOVING, "mover": BACKENDS["web-1"].index, "cluster": cluster}
+    return {"first": FIRST_MOVED, "state": FLOW_MOVING, "mover": BACKENDS["web-1"].index, "cluster": cluster}
+
+
+def test_what_two_routes_share_an_order_does_not_say(labelling: Router) -> None:
+    """A label does."""
+    labelling.tell(7, fingerprint_of(7), brief=False)
+    changes = moving_by(7)
     labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | changes)
-    labelling.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", outer_id=said)
-    labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | {"cluster": cluster, "first": 0})
-    labelling.forwards(MOVES, "FORWARDED_AGAIN", "api-1", route=number)
+    labelling.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", route=0)
+    labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | {"cluster": changes["cluster"], "first": 0})
+    labelling.forwards(MOVES, "FORWARDED_AGAIN", "api-1", route=7)
+
+
+def test_without_labels_orders_say_none(router: Router) -> None:
+    """Also of an entry that a router with labels has made."""
+    router.put_flow(ALICE, **entry(MOVES, "api", "api-1") | moving_by(7))
+    router.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", route=0)
+
+
+@pytest.mark.parametrize("number", [TOLD_ROUTES, 65_536, 4_194_302])
+def test_of_a_route_that_is_gone_nothing_is_said(labelling: Router, number: int) -> None:
+    """Repeated from what the entry knows: the number has become nobody's."""
+    changes = moving_by(number)
+    labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | changes)
+    labelling.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", route=0)
+    labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | {"cluster": changes["cluster"], "first": 0})
+    _, output = labelling.run("rauta_ingress", MOVES, "FORWARDED_AGAIN")
+    assert output[34:] == oracle.label(0) + MOVES.packet
 
 
 def test_the_cluster_is_still_known(labelling: Router) -> None:
@@ -236,4 +268,5 @@ def test_it_labels_only_if_it_is_told_to() -> None:
             output = router.object.programs["rauta_ingress"].test_run(bytes(ALICE.data(HEAD))).data
             inner = ALICE.data(HEAD).packet
             assert output[23] == (oracle.SHIM_PROTOCOL if labels else 4)
-            assert output[34:] == (oracle.label(SLASH) if labels else b"") + inner
+            slash = oracle.route_fingerprint("shop", None, "prefix", "/", None)
+            assert output[34:] == (oracle.label(slash) if labels else b"") + inner

@@ -283,7 +283,7 @@ def test_every_map_of_the_programs_can_be_reused(which: str, folder: Path) -> No
 def key_of(one: Map, owner: socket.socket) -> bytes:
     if one.type is MapType.SK_STORAGE:
         return struct.pack("=i", owner.fileno())
-    if one.type in (MapType.HASH, MapType.LRU_HASH):
+    if one.type in (MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH):
         return (b"key of " + one.name.encode())[:1] * one.key_size
     return struct.pack("=I", one.max_entries - 1)
 
