@@ -110,18 +110,21 @@ struct shim {			/* between the outer IPv4 header and the packet */
  * A router that is told to (constant `labels`) says to agents which route a request has found. Packets in which one
  * starts (OUTER_ID_OPENS or OUTER_ID_REQUEST, retransmissions, too) have a label between the outer IPv4 header and the
  * packet, unless they are for the fallback, or would exceed PATH_MTU by it. An order has none: its outer
- * identification, which says nothing else, is the route's number + 1, or 0 if that is not known or over 65,535; the old
+ * identification, which says nothing else, is the route's tag, or 0 if that is not known or over 65,535; the old
  * backend passes it on as it is.
  *
+ * A tag follows from the routes that are configured, and nothing else (rauta.ids.route_tags): who has the same
+ * configuration knows it.
+ *
  * Labels are for figures alone (struct route_figures). They have no tag, and whoever can send from the routers' prefix
- * can write what he likes: nothing is decided by them, and a number beyond the agent's routes counts as not known.
+ * can write what he likes: nothing is decided by them, and what is none of the agent's routes counts as not known.
  * Agents take packets with and without.
  */
 struct label {
 	__u8 version;		/* SHIM_VERSION */
 	__u8 kind;		/* SHIM_LABEL, where a shim has its own kind */
 	__u16 reserved;
-	__u32 route;		/* its number, as in struct path, from 0 */
+	__u32 tag;		/* the route's, from 1 */
 } __attribute__((packed, aligned(4)));
 
 struct bond {			/* what a shim is about, and between whom */
@@ -452,7 +455,7 @@ struct mapping {		/* map mappings (LRU, by struct tuple with the LOCAL address a
 
 	/* Figures (figures.h); nothing is decided by them. */
 	__u64 asked_at;		/* CLOCK_MONOTONIC, ns: when the newest request came; 0: the head of its answer has left */
-	__u32 route;		/* that request's number, as in struct label, + 1; 0: not known */
+	__u32 route;		/* that request's, by its tag; 0: not known */
 	__u32 reserved;
 };
 
@@ -675,7 +678,7 @@ struct latency {		/* map latency, per CPU, by enum verdict_class */
 #define FIRST_BYTE_BUCKETS 21	/* the last one begins at 33.6 s */
 #define STATUS_CLASSES	6
 
-struct route_figures {		/* the agent's map figures, per CPU, by the route's number + 1; 0: it is not known */
+struct route_figures {		/* the agent's map figures, per CPU, by the route's tag; 0: it is not known */
 	__u64 requests;		/* that have come, retransmissions apart */
 	__u64 statuses[STATUS_CLASSES]; /* answers by the first digit of their status, interim ones, too; 0: it could not
 				 * be read, but an answer has begun */

@@ -260,7 +260,7 @@ static __always_inline int read_label(struct __sk_buff *skb, const struct label 
 {
 	if ((const void *)(label + 1) > end || label->version != SHIM_VERSION || label->kind != SHIM_LABEL)
 		return -1;
-	said_route(skb) = label->route + 1;
+	said_route(skb) = label->tag;
 	return 0;
 }
 

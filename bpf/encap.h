@@ -67,7 +67,7 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 	int padding = segment->frame - ETH_LENGTH - segment->ip_length;
 	struct ethhdr *eth, *inner;
 	void *data, *end;
-	__u32 label;
+	__u32 label, tag;
 
 	segment->backend = index;
 	if (!backend || !backend->address)
@@ -76,7 +76,8 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 		return answer_too_big(ctx, segment);
 	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
 		return DROP_NO_ROOM;
-	label = label_length(segment, backend);
+	tag = label_tag(segment, backend);
+	label = tag ? LABEL_LENGTH : 0;
 	if (bpf_xdp_adjust_head(ctx, -(int)(IP_LENGTH + label)))
 		return DROP_NO_ROOM;
 
@@ -89,6 +90,6 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 	write_ethernet(ctx, eth, inner, segment, backend);
 	write_outer((void *)(eth + 1), segment, backend->address, id, label);
 	if (label)
-		write_label((void *)(eth + 1) + IP_LENGTH, segment);
+		write_label((void *)(eth + 1) + IP_LENGTH, tag);
 	return verdict;
 }

@@ -12,14 +12,15 @@
 #include "kernel.h"
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1); /* the loader sets how many routes there are, and one more */
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* user space alone adds entries: for its routes, and for none */
+	__uint(max_entries, 1); /* the loader sets it */
 	__type(key, __u32);
 	__type(value, struct route_figures);
 } figures SEC(".maps");
 
-/* Of the packet in hand, for the figures: the number of its request's route + 1, as the router says; 0: it does not. In
- * the packet's scratch words, which no other program reads meanwhile. */
+/* Of the packet in hand, for the figures: the tag of its request's route, as the router says; 0: it does not. In the
+ * packet's scratch words, which no other program reads meanwhile. */
 #define said_route(skb) ((skb)->cb[0])
 
 #define LABEL_LENGTH ((__u32)sizeof(struct label))

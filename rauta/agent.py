@@ -10,7 +10,7 @@ Everything is in the maps before the programs are attached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
@@ -19,18 +19,33 @@ from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 
 from rauta import keyslots, loading, tables
-from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, attach_tc, attached_tc_id, program_name
+from rauta.bpf import (
+    BpfObject,
+    Direction,
+    GracePeriod,
+    Map,
+    TcAttachment,
+    attach_tc,
+    attached_tc_id,
+    possible_cpus,
+    program_name,
+)
 from rauta.config import Config, Route
 from rauta.errors import RautaError
+from rauta.ids import RouteName, route_name, route_tags
 from rauta.keys import Keys
 from rauta.latency import FIRST_BYTE_BOUNDS, Histogram
 from rauta.migration import adopt, migrate_all
 
-__all__ = ["Agent", "AgentRoute"]
+__all__ = ["STATUSES", "Agent", "AgentRoute", "raw_figures"]
 
 _SYNCOOKIES = Path("/proc/sys/net/ipv4/tcp_syncookies")
-_STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")  # by their place in `struct route_figures`
-_UNKNOWN: tuple[str, Route | None] = ("", None)
+STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")
+"""what answers are counted by, in the order of `struct route_figures`"""
+_UNKNOWN = 0
+"""instead of a route's tag"""
+_FIGURES_AT_ONCE = 1024  # read by one system call
+_LEAST_ROOM = 65536  # routes that an agent can count by; an empty place takes 16 bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class AgentRoute:
     ttfb: Histogram
 
 
-_CARRIED = ("mappings", "connections", "consumed", "verdicts")
+_CARRIED = ("mappings", "connections", "consumed", "verdicts", "figures")
 """the maps that hold what packets have left there; all others say what the configuration does"""
 
 Services: TypeAlias = Callable[[Config], list[tables.Entry]]
@@ -58,7 +73,7 @@ Services: TypeAlias = Callable[[Config], list[tables.Entry]]
 
 
 class Agent(loading.Loaded):
-    """A loaded agent, made by `load`. `keys` are those in its maps."""
+    """A loaded agent, made by `load`. `keys` are those in its maps, `tags` what routers call the routes it counts."""
 
     def __init__(self, obj: BpfObject, config: Config, services: Services, keys: Keys) -> None:
         """For `load`. `services`: what a configuration says for this host."""
@@ -67,20 +82,27 @@ class Agent(loading.Loaded):
         self.config = config
         self._services = services
         self.made_clsact = False
-        self._routes = tuple((vip.name, route) for vip in config.vips for route in vip.routes)
+        self.tags: Mapping[RouteName, int] = {}
 
     @classmethod
     def load(
-        cls, config: Config, keys: Keys, backend: str, *, earlier: Mapping[str, Map] = MappingProxyType({})
+        cls,
+        config: Config,
+        keys: Keys,
+        backend: str,
+        *,
+        tags: Mapping[RouteName, int] = MappingProxyType({}),
+        earlier: Mapping[str, Map] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
         Of `keys` it uses the cookie keys and the agents' secret. `earlier` are the maps of an agent that this one is to
-        take the place of, see `attach`: connections and counters go on. RautaError if there is no such backend;
+        take the place of, see `attach`, and `tags` its own: connections and counters go on. RautaError if there is no
+        such backend;
         RautaError or LoadError say what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
         address = config.backends()[backend].address if backend in config.backends() else None
-        return cls._load(config, keys, partial(_services_of, backend, address), address, earlier)
+        return cls._load(config, keys, partial(_services_of, backend, address), address, earlier, tags)
 
     @classmethod
     def load_fallback(
@@ -90,11 +112,17 @@ class Agent(loading.Loaded):
 
         RautaError if the configuration has no fallback, or uses that address for something else.
         """
-        return cls._load(config, keys, partial(tables.fallback_services, address=address), None, earlier)
+        return cls._load(config, keys, partial(tables.fallback_services, address=address), None, earlier, {})
 
     @classmethod
     def _load(
-        cls, config: Config, keys: Keys, services: Services, asked_at: IPv4Address | None, earlier: Mapping[str, Map]
+        cls,
+        config: Config,
+        keys: Keys,
+        services: Services,
+        asked_at: IPv4Address | None,
+        earlier: Mapping[str, Map],
+        tags: Mapping[RouteName, int],
     ) -> Self:
         entries = services(config)
         agent = cls(loading.open_object("agent"), config, services, keys)
@@ -107,13 +135,16 @@ class Agent(loading.Loaded):
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
-            agent.object.maps["figures"].set_max_entries(1 + len(agent._routes))
+            routes = sum(len(vip.routes) for vip in config.vips)
+            agent.object.maps["figures"].set_max_entries(1 + max(_LEAST_ROOM, 2 * routes))
             left = adopt(agent.object, _CARRIED, earlier)
             agent.object.load()
             migrate_all(agent.object, left, 0)
             if (served := earlier.get("services")) is not None:  # who does not lead here any more may have connections
                 agent.object.maps["services"].update_batch(served.items_batch())
             agent._slots.fill()
+            agent.tags = tags
+            agent._count_by(config)
             agent._serve(entries)
         except BaseException:
             agent.close()
@@ -151,8 +182,26 @@ class Agent(loading.Loaded):
                 f"{', '.join(changed)} cannot change while it runs",
                 "Restart the agent: it takes its connections over.",
             )
-        self._serve(self._services(config))
+        services = self._services(config)
+        self._count_by(config)
+        self._serve(services)
         self.config = config
+
+    def _count_by(self, config: Config) -> None:
+        """Has figures for each route of a configuration: those that it has, also under another tag, or new ones.
+
+        RautaError if there is no room; then nothing has changed.
+        """
+        figures, tags = self.object.maps["figures"], route_tags(config)
+        if 1 + len(tags) > figures.max_entries:
+            happened = f"it has {len(tags)} routes, and the agent was started with room for {figures.max_entries - 1}"
+            raise RautaError("changing an agent's configuration", happened, "Restart it.")
+        there, zeros = dict(raw_figures(figures)), bytes(figures.value_size * possible_cpus())
+        kept = {name: there[old] for name, old in self.tags.items() if old in there}
+        fresh = {tag: kept.get(name, zeros) for name, tag in tags.items() if name not in kept or self.tags[name] != tag}
+        figures.delete_batch(there.keys() - {_UNKNOWN, *tags.values()})
+        figures.update_batch(fresh if _UNKNOWN in there else fresh | {_UNKNOWN: zeros})
+        self.tags = tags
 
     def _serve(self, services: Sequence[tables.Entry]) -> None:
         """Writes what is new or different; what has changed hands is not used again under a program's eyes."""
@@ -207,11 +256,13 @@ class Agent(loading.Loaded):
         A router tells routes only if it is loaded with `Observation(labels=True)`, and both must have the same
         configuration.
         """
-        unknown, *known = (
-            value for _, value in sorted(self.object.maps["figures"].items_batch(), key=lambda one: one[0])
-        )
-        routes = (*self._routes, _UNKNOWN)
-        return [_figures(vip, route, value) for (vip, route), value in zip(routes, (*known, unknown), strict=True)]
+        counted = dict(self.object.maps["figures"].items_batch())
+        known = [
+            _figures(vip.name, route, counted[self.tags[route_name(vip, route)]])
+            for vip in self.config.vips
+            for route in vip.routes
+        ]
+        return [*known, _figures("", None, counted[_UNKNOWN])]
 
     def _vips(self) -> int:
         return 0
@@ -226,9 +277,17 @@ def _figures(vip: str, route: Route | None, per_cpu: Sequence[Mapping[str, Any]]
         vip,
         route,
         requests=sum(cpu["requests"] for cpu in per_cpu),
-        statuses=dict(zip(_STATUSES, counts, strict=True)),
+        statuses=dict(zip(STATUSES, counts, strict=True)),
         ttfb=Histogram.of_cpus(per_cpu, FIRST_BYTE_BOUNDS),
     )
+
+
+def raw_figures(figures: Map) -> Iterator[tuple[int, bytes]]:
+    """All entries: a route's tag, and the figures of all CPUs side by side."""
+    for keys, values, count in figures.raw_batches(_FIGURES_AT_ONCE):
+        size = len(values) // count if count else 0
+        for place, tag in enumerate(memoryview(keys).cast("I")):
+            yield tag, values[place * size : (place + 1) * size]
 
 
 def _services_of(backend: str, address: IPv4Address | None, config: Config) -> list[tables.Entry]:

@@ -18,6 +18,7 @@ from rauta import namespaces
 from rauta.agent import Agent
 from rauta.config import Config, load_config
 from rauta.errors import RautaError
+from rauta.ids import Ids
 from rauta.secrets import Rotation
 from rauta.service import Service
 
@@ -50,9 +51,15 @@ class AgentDaemon(Service):
         schedule = self.schedule(config)
         namespace = f"/proc/{self.options.namespace}/ns/net" if self.options.namespace.isdecimal() else ""
         with self.instance.pinned("agent") as maps:
-            self.agent = Agent.load(config, schedule.keys_at(time.time()), self.options.backend, earlier=maps)
+            keys = schedule.keys_at(time.time())
+            tags = self.state.ids.routes
+            self.agent = Agent.load(config, keys, self.options.backend, tags=tags, earlier=maps)
             stack.callback(self.agent.leave)
-            self.save(interfaces=self.options.interfaces, namespace=namespace or self.options.namespace)
+            self.save(
+                ids=Ids(routes=self.agent.tags),
+                interfaces=self.options.interfaces,
+                namespace=namespace or self.options.namespace,
+            )
             with self._entered():
                 for interface in self.options.interfaces:
                     self.agent.attach(interface, replace=True, made_clsact=self.state.made_clsact)
@@ -82,6 +89,7 @@ class AgentDaemon(Service):
         config = self._load()
         schedule = self.schedule(config)
         self.agent.reconfigure(config)
+        self.save(ids=Ids(routes=self.agent.tags))
         self.rotation.schedule = schedule
 
     def reconfigured(self) -> None:

@@ -21,9 +21,12 @@ from rauta.latency import Histogram
 
 if TYPE_CHECKING:
     from rauta.daemon import Daemon
+    from rauta.health import BackendHealth
+    from rauta.router import Router
 
-__all__ = ["Answers"]
+__all__ = ["BACKEND_STATES", "Answers", "backend_state"]
 
+BACKEND_STATES = ("healthy", "unchecked", "drained", "unhealthy", "down", "unreached")
 _MEASURED_SECONDS = 1.0
 _MOST_FLOWS = 1000
 _DROPPED, _ANSWERED = "DROP_", "TX_"
@@ -122,7 +125,7 @@ class Answers:
                         "port": backend.port,
                         "weight": backend.weight,
                         "effective_weight": weights[name],
-                        "state": self._state(name),
+                        "state": backend_state(router, states, name),
                         "since": state.since if state else None,
                         "error": state.error if state else "",
                         "flows": counted[name],
@@ -131,18 +134,6 @@ class Answers:
                     }
                 )
         return found
-
-    def _state(self, name: str) -> str:
-        router, states = self._daemon.router, self._daemon.health.states()
-        if name in router.standing.drained:
-            return "drained"
-        if name in router.unreached:
-            return "unreached"
-        if name not in states:
-            return "unchecked"
-        if states[name].healthy:
-            return "healthy"
-        return "unhealthy" if states[name].host_answers else "down"
 
     def _flows_by_backend(self) -> Counter[str]:
         names = self._daemon.router.names.backends
@@ -247,6 +238,19 @@ class Answers:
         from rauta.doctor import examine_router
 
         return await self._daemon.in_thread(lambda: examine_router(self._daemon.router))
+
+
+def backend_state(router: Router, states: Mapping[str, BackendHealth], name: str) -> str:
+    """What a backend is, in a word (`BACKEND_STATES`); `states`: by its checks."""
+    if name in router.standing.drained:
+        return "drained"
+    if name in router.unreached:
+        return "unreached"
+    if name not in states:
+        return "unchecked"
+    if states[name].healthy:
+        return "healthy"
+    return "unhealthy" if states[name].host_answers else "down"
 
 
 def event_fields(event: Event) -> dict[str, Any]:

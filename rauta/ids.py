@@ -12,6 +12,7 @@ connection of a removed backend must never be taken for one of the backend that 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -21,7 +22,7 @@ from rauta.config import Backend, Config, Route, Vip
 from rauta.contract import FALLBACK_BACKEND, MAX_BACKENDS, MAX_CLUSTERS, MAX_VIPS
 from rauta.errors import RautaError
 
-__all__ = ["BackendName", "Ids", "Names", "RouteName", "backend_name", "route_name"]
+__all__ = ["BackendName", "Ids", "Names", "RouteName", "backend_name", "route_label", "route_name", "route_tags"]
 
 RouteName: TypeAlias = tuple[str, str | None, str, str, str | None]
 """VIP, host, "exact" or "prefix", path, method: what no two routes of a configuration share."""
@@ -31,10 +32,41 @@ BackendName: TypeAlias = tuple[str, str]
 
 _Name = TypeVar("_Name", bound=Hashable)
 
+_SHORT_TAGS = 0xFFFF  # the greatest that an order has room for
+_LONG_TAGS = (1 << 32) - 1
+
 
 def route_name(vip: Vip, route: Route) -> RouteName:
     """Whose requests the route is for; which cluster gets them may change."""
     return vip.name, route.host, "exact" if route.exact is not None else "prefix", route.path, route.method
+
+
+def route_label(name: RouteName) -> str:
+    """What a route is called in figures, on whichever host: twelve hexadecimal digits of a hash of its name.
+
+    Two of 10,000 routes are called the same with a probability of 2e-7.
+    """
+    text = "\0".join("" if part is None else part for part in name)  # no part has a zero byte, or is empty
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def route_tags(config: Config) -> dict[RouteName, int]:
+    """What packets to agents call each route (`struct label`), from 1: no two the same, at most 65,535 if that can be.
+
+    They follow from the set of routes alone. So whoever has the same configuration knows them, whatever he had before;
+    and a route keeps its tag when others come and go, unless their hashes are in each other's way.
+    """
+    by_label = sorted((route_label(name), name) for name in _route_names(config))
+    room = _SHORT_TAGS if 2 * len(by_label) <= _SHORT_TAGS else _LONG_TAGS
+    taken: set[int] = set()
+    tags = {}
+    for label, name in by_label:
+        tag = int(label, 16) % room
+        while tag in taken:
+            tag = (tag + 1) % room
+        taken.add(tag)
+        tags[name] = tag + 1
+    return tags
 
 
 def backend_name(backend: Backend) -> BackendName:

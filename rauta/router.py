@@ -28,7 +28,7 @@ from rauta.config import Backend, Cluster, Config, Route
 from rauta.contract import FALLBACK_BACKEND, FLOW_WAYS, MEMBER_WORDS
 from rauta.errors import RautaError
 from rauta.flows import LIVE, flows
-from rauta.ids import Ids, Names, route_name
+from rauta.ids import Ids, Names, route_name, route_tags
 from rauta.keys import Keys
 from rauta.latency import Histogram
 from rauta.maglev import Table
@@ -145,6 +145,7 @@ class Router(loading.Loaded):
             router.object.load()
             migrate_all(router.object, left, keys.flow_key)
             router._fill_maps(earlier.get("backends"))
+            router._write_tags(config, ids)
         except BaseException:
             router.close()
             raise
@@ -255,6 +256,7 @@ class Router(loading.Loaded):
         self._write_backends(config, ids, plan.hops)
         before, now = self._effective(), self._effective(config)
         self._write_clusters(Numbered(before, self.ids), Numbered(now, ids))
+        self._write_tags(config, ids)
         self._routing.apply(plan.before, plan.after)
         self.config, self.ids, self._names = config, ids, None
         self._write_down()
@@ -292,6 +294,8 @@ class Router(loading.Loaded):
             maps["verdicts"].update(number, [zeros] * possible_cpus())
         maps["backend_requests"].update_batch((number, 0) for number in gone.backends.values())
         maps["route_requests"].update_batch((number, 0) for number in gone.routes.values())
+        if self.observation.labels:
+            maps["route_tags"].update_batch((number, 0) for number in gone.routes.values())
 
     # ---- backends come and go --------------------------------------------------------------------------
 
@@ -530,6 +534,8 @@ class Router(loading.Loaded):
         room = capacity(self.config)
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
         self.object.maps["route_requests"].set_max_entries(room.routes)
+        if self.observation.labels:
+            self.object.maps["route_tags"].set_max_entries(room.routes)
         self.object.maps["hosts"].set_max_entries(2 * room.hosts)
         self.object.maps["paths"].set_max_entries(2 * room.routes)
 
@@ -544,6 +550,13 @@ class Router(loading.Loaded):
         if earlier_backends is not None:  # the ways to those that are gone, but have connections
             gone = self.ids.gone(self.config).backends.values()
             maps["backends"].update_batch((number, earlier_backends.lookup(number)) for number in gone)
+
+    def _write_tags(self, config: Config, ids: Ids) -> None:
+        """What requests tell agents of their route."""
+        if self.observation.labels:
+            self.object.maps["route_tags"].update_batch(
+                (ids.routes[name], tag) for name, tag in route_tags(config).items()
+            )
 
     def _fill_backends(self, interfaces: tuple[int, ...], strict: bool) -> None:
         self._interfaces = interfaces

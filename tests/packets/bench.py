@@ -19,13 +19,14 @@ from packets import frames, oracle
 from packets.frames import VIP, VIP_PORT, Backend, Connection, Segment
 from packets.oracle import Route, Vip
 from rauta import loading, namespaces
-from rauta.bpf import BpfObject, Map, MapType, skb_context, skb_fields
+from rauta.bpf import BpfObject, Map, MapType, possible_cpus, skb_context, skb_fields
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
 FLOW_SETS = 16
+TAGS = 512  # routes that may be labelled
 CONSUMED_SETS = 4
 INGRESS = 1  # what packets come in on: the interface that test runs have by themselves, the loopback
 
@@ -138,7 +139,9 @@ class Router(Bench):
         obj.rodata["encapsulation_prefix"], obj.rodata["encapsulation_mask"] = map(oracle.be32, self.outer)
         obj.rodata["flow_sets"] = FLOW_SETS
         obj.maps["flows"].set_max_entries(FLOW_SETS)
+        obj.maps["route_tags"].set_max_entries(TAGS)
         super().__init__(obj)
+        self.object.maps["route_tags"].update_batch((number, number + 1) for number in range(TAGS))
         self.maglev: dict[str, list[str | None]] = {}
         self._reweighed = set(CLUSTERS)
         self.reset()
@@ -452,8 +455,15 @@ class Agent(Bench):
         obj.maps["consumed"].set_max_entries(CONSUMED_SETS)
         obj.maps["figures"].set_max_entries(1 + routes)
         super().__init__(obj)
+        self.forget_figures(routes)
         for vip, local in services.items():
             self.object.maps["services"].update(oracle.vip_key(*vip), oracle.vip_key(*local))
+
+    def forget_figures(self, routes: int) -> None:
+        """Has it count by so many routes, whose tags begin with 1, from 0."""
+        figures = self.object.maps["figures"]
+        zeros = bytes(figures.value_size * possible_cpus())
+        figures.update_batch((tag, zeros) for tag in range(1 + routes))
 
     def reset(self) -> None:
         """Has it forget all connections."""

@@ -46,7 +46,9 @@ from packets.test_follow import EMPTY, GO_ON, HELLO, NEXT, answer, arrives, grow
 from rauta.agent import Agent as Loaded
 from rauta.agent import AgentRoute
 from rauta.bpf import BpfObject, attach_tc
-from rauta.config import Route
+from rauta.config import Config
+from rauta.ids import route_name
+from rauta.keys import Keys
 from rauta.latency import FIRST_BYTE_BOUNDS
 
 ALICE = Connection()
@@ -57,6 +59,21 @@ ROUTES = 3
 MINE, UNKNOWN = 1, None
 """the number of the route that these tests are about, and that of none"""
 SECOND = 1_000_000_000
+COUNTED = Config.model_validate(
+    {
+        "version": 1,
+        "encapsulation": {"source": "198.19.0.0/24"},
+        "vips": [
+            {
+                "name": "shop",
+                "address": VIP,
+                "port": VIP_PORT,
+                "routes": [{"prefix": f"/{number}", "cluster": "web"} for number in range(ROUTES)],
+            }
+        ],
+        "clusters": [{"name": "web", "backends": [{"name": "web-1", "address": LOCAL, "port": LOCAL_PORT}]}],
+    }
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -79,13 +96,8 @@ def loaded() -> Iterator[Agent]:
 def live(loaded: Agent) -> Agent:
     """An agent on the loopback that knows a few routes."""
     loaded.reset()
-    loaded.object.maps["figures"].update_batch([(number, zero(loaded)) for number in range(1 + ROUTES)])
+    loaded.forget_figures(ROUTES)
     return loaded
-
-
-def zero(agent: Agent) -> Any:
-    blank = {"requests": 0, "statuses": [0] * 6, "sum": 0, "bucket": [0] * oracle.FIRST_BYTE_BUCKETS}
-    return [blank] * len(agent.object.maps["figures"].lookup(0))
 
 
 @pytest.fixture
@@ -107,9 +119,11 @@ class Figures:
 
 def figures(agent: Agent) -> dict[int | None, Figures]:
     """By the number of the route, as users get it; those without anything left out."""
-    routes = [("shop", Route(prefix=f"/{number}", cluster="web")) for number in range(ROUTES)]
-    told = Loaded(agent.object, routes).requests_by_route()
-    assert [one.route for one in told] == [*(route for _, route in routes), None]
+    reader = Loaded(agent.object, COUNTED, lambda _: [], Keys.generate())
+    (vip,) = COUNTED.vips
+    reader.tags = {route_name(vip, route): 1 + number for number, route in enumerate(vip.routes)}
+    told = reader.requests_by_route()
+    assert [one.route for one in told] == [*vip.routes, None]
     assert [one.vip for one in told] == ["shop"] * ROUTES + [""]
     found = {number if one.route else UNKNOWN: plain(one) for number, one in enumerate(told)}
     return {number: one for number, one in found.items() if one != Figures()}

@@ -15,6 +15,7 @@ from packets.frames import CLIENT_MAC, ROUTER_MAC, Connection, Segment, ethernet
 from packets.observed import counted, loaded, run
 from packets.oracle import FIRST_MOVED, FLOW_MOVING, Route
 from packets.test_icmp import outer_of, tells_client, to_outer, told
+from rauta.ids import route_tags
 from rauta.observation import Observation
 
 ALICE = Connection()
@@ -153,15 +154,24 @@ def test_an_order_says_it_in_the_outer_identification(labelling: Router, down: b
         assert output[35] == oracle.SHIM_ADOPT
 
 
-@pytest.mark.parametrize(("number", "said"), [(65_534, 65_535), (65_535, 0), (65_536, 0), (4_194_302, 0)])
-def test_of_a_number_that_has_no_room_there_it_says_none(labelling: Router, number: int, said: int) -> None:
+@pytest.mark.parametrize(("tag", "said"), [(65_535, 65_535), (65_536, 0), (0xFFFF_FFFF, 0), (0, 0)])
+def test_of_a_tag_that_has_no_room_there_it_says_none(labelling: Router, tag: int, said: int) -> None:
     """Repeated from what the entry knows; a label has room for all."""
+    number = 300
     cluster = (number + 1) << 10 | 1
+    labelling.object.maps["route_tags"].update(number, tag)
     changes = {"first": FIRST_MOVED, "state": FLOW_MOVING, "mover": BACKENDS["web-1"].index, "cluster": cluster}
     labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | changes)
     labelling.orders(MOVES, "FORWARDED_ORDER", "web-1", "api-1", outer_id=said)
     labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | {"cluster": cluster, "first": 0})
-    labelling.forwards(MOVES, "FORWARDED_AGAIN", "api-1", route=number)
+    labelling.forwards(MOVES, "FORWARDED_AGAIN", "api-1", route=tag - 1 if tag else None)
+
+
+def test_a_route_that_the_tables_do_not_know_has_none(labelling: Router) -> None:
+    """Of an entry from a time when there were more."""
+    cluster = 0xFFFF << 10 | 1
+    labelling.put_flow(ALICE, **entry(MOVES, "api", "api-1") | {"cluster": cluster, "first": 0})
+    labelling.forwards(MOVES, "FORWARDED_AGAIN", "api-1")
 
 
 def test_the_cluster_is_still_known(labelling: Router) -> None:
@@ -236,4 +246,6 @@ def test_it_labels_only_if_it_is_told_to() -> None:
             output = router.object.programs["rauta_ingress"].test_run(bytes(ALICE.data(HEAD))).data
             inner = ALICE.data(HEAD).packet
             assert output[23] == (oracle.SHIM_PROTOCOL if labels else 4)
-            assert output[34:] == (oracle.label(SLASH) if labels else b"") + inner
+            tags = {name: tag for name, tag in route_tags(router.config).items() if name[::3] == ("shop", "/")}
+            (tag,) = tags.values()
+            assert output[34:] == (oracle.label(tag - 1) if labels else b"") + inner
