@@ -8,6 +8,7 @@
 
 #include "deliver.h"
 #include "respond.h"
+#include "trace_answer.h"
 #include "verdict.h"
 
 static const __u32 no_vip;
@@ -19,6 +20,7 @@ int rauta_agent_ingress(struct __sk_buff *skb)
 		(skb->mark & MARK_MAGIC_MASK) == MARK_MAGIC ? deliver_again(skb) : receive(skb);
 
 	count(&no_vip, verdict);
+	offer_arrival(skb, verdict);
 	if (verdict > AGENT_ASK_ANSWERED)
 		return bpf_redirect_neigh(skb->ifindex, NULL, 0, 0);
 	if (verdict >= VERDICT_AGENT_OUT)
@@ -49,6 +51,7 @@ const volatile struct {
 	struct label label;
 	struct shim shim;
 	struct bond bond;
+	struct trace trace;
 	enum verdict verdict;
 } contract_types = {};
 

@@ -2,8 +2,9 @@
 /*
  * A router asks whose a connection is (docs/recovery.md), and is answered on the spot: the datagram is turned round
  * with as many bytes as it had. So a backend needs no daemon, and nothing that is forged gets more than a drop.
+ * A ping is answered likewise, with the time: that an agent is there, has these keys, and how far its clock is off.
  *
- * Three answers, one of them silence. A connection is ours if a socket of the agent's making, for this VIP, holds its
+ * Whose it is has three answers, one of them silence. A connection is ours if a socket of the agent's making, for this VIP, holds its
  * tuple and could have been sent the segment that was lost: another connection on the same tuple has other numbers. As
  * long as the tuple is being opened or cleared nobody can tell, and "not mine" could have a healthy client reset.
  */
@@ -45,7 +46,7 @@ static __always_inline int read_ask(struct __sk_buff *skb, struct ask *ask, stru
 	between->server_port = udp->dest;
 	if (bpf_skb_load_bytes(skb, ASK_OFFSET, ask, sizeof(*ask)))
 		return -1;
-	return is_sealed(ask, between) && ask->kind == ASK_WHOSE ? 0 : -1;
+	return is_sealed(ask, between) && (ask->kind == ASK_WHOSE || ask->kind == ASK_PING) ? 0 : -1;
 }
 
 /* Whether the lost segment's numbers are such as this socket's client may send. */
@@ -101,6 +102,15 @@ static __always_inline int answer_about(struct bpf_sock *sk, const struct tuple 
 	return 0;
 }
 
+static __always_inline void tell_time(struct ask *ask)
+{
+	__u64 now = bpf_ktime_get_tai_ns();
+
+	ask->kind = ASK_PONG;
+	ask->isn = now / 1000000000U;
+	ask->cookie = now % 1000000000U;
+}
+
 static __always_inline int find_answer(struct __sk_buff *skb, struct ask *ask)
 {
 	struct vip_key key = { .address = ask->tuple.server, .port = ask->tuple.server_port };
@@ -109,6 +119,10 @@ static __always_inline int find_answer(struct __sk_buff *skb, struct ask *ask)
 	struct bpf_sock *sk;
 	int failed;
 
+	if (ask->kind == ASK_PING) {
+		tell_time(ask);
+		return 0;
+	}
 	if (!service) {
 		ask->kind = ASK_NOT_MINE;
 		return 0;

@@ -373,6 +373,8 @@ enum ask_kind {
 	ASK_WHOSE = 1,		/* router to agent: whose is this connection? */
 	ASK_MINE = 2,		/* and back */
 	ASK_NOT_MINE = 3,
+	ASK_PING = 4,		/* router to agent: are you there, and what time is it? The tuple is zero */
+	ASK_PONG = 5,		/* and back */
 };
 
 struct ask {			/* a UDP payload; the answer has the same size, so that nothing is amplified */
@@ -384,9 +386,9 @@ struct ask {			/* a UDP payload; the answer has the same size, so that nothing i
 	struct tuple tuple;
 	__u32 seq;		/* of the segment that was lost */
 	__u32 ack;
-	__u32 isn;		/* in ASK_MINE only, else 0: the connection's identity, as in struct flow ... */
-	__u32 cookie;
-	__u32 next;		/* ... and the first byte from the client that the backend has not got */
+	__u32 isn;		/* in ASK_MINE the connection's identity, as in struct flow; in ASK_PONG TAI, seconds ... */
+	__u32 cookie;		/* ... and nanoseconds of the next; else 0 */
+	__u32 next;		/* in ASK_MINE the first byte from the client that the backend has not got, else 0 */
 	__u64 tag;
 };
 
@@ -699,11 +701,40 @@ struct event {			/* map events, a ring buffer: what became of one packet */
 	__u32 cpu;
 };
 
-struct event_state {		/* map event_states, per CPU, by enum verdict_class; written by the program alone */
+struct event_state {		/* map event_states, per CPU, by enum verdict_class, and map trace_states, which has one; written by the
+				 * program alone */
 	__u64 due;		/* when the next event is due if they come at the rate, ns by the kernel's ticks */
 	__u64 told;		/* events in the ring buffer, read or not */
 	__u64 limited;		/* packets whose turn it was, but that were too many for the rate */
 	__u64 lost;		/* and that found no room in the ring buffer */
 	__u32 left;		/* packets until the next one's turn, that one included; 0 before the first packet */
 	__u32 reserved;
+};
+
+/*
+ * Traces (docs/traces.md). Is a request traced? Routers and agents come to the same answer:
+ *     h = trace_key;  mix(h, client | server << 32);  mix(h, client_port | server_port << 16 | seq << 32);  mix(h, 0)
+ *     traced if h >> 32 < trace_below
+ * with the tuple's fields as they stand in memory, seq that of the request's first byte, and mix() of the names' hash.
+ */
+#define TRACE_HEAD	1440	/* bytes; a head that is routed is in one packet, and no longer (PATH_MTU) */
+#define TRACES_UNDER_WAY 2048	/* requests that an agent waits for the answers of */
+
+struct trace {			/* map traces, a ring buffer: a request, and head_length bytes from its start behind this */
+	__u64 time;		/* CLOCK_MONOTONIC, ns: router: it was routed; agent: it arrived */
+	__u64 answered;		/* agent: the first byte of its answer left, likewise */
+	struct tuple tuple;	/* client -> VIP */
+	__u32 seq;		/* of the request's first byte */
+	__u32 route;		/* router: its number */
+	__u16 backend;		/* router: index */
+	__u16 head_length;	/* agent: maybe with some of the body */
+	__u16 status;		/* agent: of the answer */
+	__u8 verdict;		/* router: enum verdict */
+	__u8 reserved;
+	__u32 answer_seq;	/* agent: of the answer's first byte */
+};
+
+struct traced {
+	struct trace trace;
+	__u8 head[TRACE_HEAD];
 };

@@ -94,6 +94,8 @@ static __noinline int take_request(struct __sk_buff *skb, const struct tuple *lo
 					     known && known->state == MAPPING_OPEN ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 		if (mapping)
 			failed = count_request(mapping, seq, tcp->rcv_nxt, is_head, said_route(skb));
+		if (mapping && !failed && seq == tcp->rcv_nxt)
+			expect_trace(mapping);
 	}
 	bpf_sk_release(sk);
 	return failed;
@@ -120,7 +122,7 @@ static __always_inline enum verdict deliver_if_meant(struct __sk_buff *skb, cons
  * connection is open, or about to be. The client has not heard yet that it is there, and would give up a connection
  * that lives. Once that is over, nothing of it is taken.
  */
-static __noinline int is_under_way(struct __sk_buff *skb, const struct tuple *local, const struct mapping *mapping)
+static __noinline int is_still_opening(struct __sk_buff *skb, const struct tuple *local, const struct mapping *mapping)
 {
 	const struct mapping *known = bpf_map_lookup_elem(&mappings, local), *stored;
 	struct bpf_sock *sk;
@@ -146,7 +148,7 @@ static __always_inline int may_open(struct __sk_buff *skb, const struct arrival 
 				    const struct mapping *mapping)
 {
 	return arrival->length && (cookie_check(&arrival->tuple, mapping->isn, mapping->cookie) ||
-				   is_under_way(skb, local, mapping));
+				   is_still_opening(skb, local, mapping));
 }
 
 /* Decapsulated. Checks the cookie of a first request, translates, and gives the packet to whom it belongs.

@@ -76,7 +76,7 @@ static __noinline enum verdict encapsulate(struct xdp_md *ctx, struct segment *s
 		return answer_too_big(ctx, segment);
 	if (padding && bpf_xdp_adjust_tail(ctx, -padding))
 		return DROP_NO_ROOM;
-	tag = label_tag(segment, backend);
+	tag = label_tag(segment);
 	label = tag ? LABEL_LENGTH : 0;
 	if (bpf_xdp_adjust_head(ctx, -(int)(IP_LENGTH + label)))
 		return DROP_NO_ROOM;

@@ -12,6 +12,7 @@
 
 #include "class.h"
 #include "observer.h"
+#include "rate.h"
 
 const volatile __u64 event_interval; /* ns between two events of a class and CPU in the long run; 0: no events */
 const volatile __u64 event_tick;     /* ns in a tick (jiffy) of the kernel's */
@@ -55,17 +56,6 @@ static __always_inline int has_turn(struct event_state *state, __u32 one_in)
 	return 1;
 }
 
-/* The generic cell rate algorithm (ITU-T I.371): a token bucket in one number, without a division. */
-static __always_inline int within_rate(struct event_state *state)
-{
-	__u64 now = bpf_jiffies64() * event_tick, due = state->due < now ? now : state->due;
-
-	if (due - now > event_burst)
-		return 0;
-	state->due = due + event_interval;
-	return 1;
-}
-
 static __always_inline void fill_event(struct event *event, const struct outcome *outcome, enum verdict verdict)
 {
 	event->time = bpf_ktime_get_ns();
@@ -84,7 +74,7 @@ static __noinline void tell(const struct outcome *outcome, enum verdict verdict,
 
 	if (!state || class >= CLASS_COUNT || !event_one_in[class] || !has_turn(state, event_one_in[class]))
 		return;
-	if (!within_rate(state)) {
+	if (!within_rate(state, event_interval, event_tick, event_burst)) {
 		state->limited++;
 		return;
 	}

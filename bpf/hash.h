@@ -2,16 +2,10 @@
 /* The keyed hash of routes and flows (defined in contract.h), and the keys, which the loader sets. */
 #pragma once
 
-#include "kernel.h"
+#include "mix.h"
 
 const volatile __u64 route_key;
 const volatile __u64 flow_key;
-
-static __always_inline __u64 hash_mix(__u64 hash, __u64 word)
-{
-	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
-	return hash ^ hash >> 29;
-}
 
 static __always_inline __u64 flow_hash(const struct tuple *tuple)
 {

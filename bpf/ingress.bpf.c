@@ -682,6 +682,7 @@ const volatile struct {
 	struct ask_call ask_call;
 	struct maglev_slots maglev_slots;
 	struct event event;
+	struct trace trace;
 } contract_types = {};
 
 char _license[] SEC("license") = "GPL";

@@ -38,10 +38,10 @@ static __always_inline __u32 route_tag(__u32 route)
 	return tag ? *tag : 0;
 }
 
-/* What the label of what leaves for the backend says: 0, if it has none. */
-static __always_inline __u32 label_tag(const struct segment *segment, const struct backend *backend)
+/* What the label of what leaves for a backend says; 0: it has none. What the fallback gets has found no route. */
+static __always_inline __u32 label_tag(const struct segment *segment)
 {
-	return labels && segment->route >> ROUTE_CLUSTER_BITS && backend->interface != BACKEND_LOCAL &&
+	return labels && segment->route >> ROUTE_CLUSTER_BITS &&
 			       segment->ip_length + IP_LENGTH + LABEL_LENGTH <= PATH_MTU
 		       ? route_tag(segment->route)
 		       : 0;

@@ -7,6 +7,7 @@
 #include "latency.h"
 #include "observer.h"
 #include "packet.h"
+#include "trace_route.h"
 #include "verdict.h"
 
 struct {
@@ -41,15 +42,17 @@ static __always_inline void count_backend(const __u32 *backend)
 
 static const struct outcome nothing_known = { .route = NO_ROUTE_NUMBER, .backend = NO_BACKEND };
 
-/* Some of it only events tell. */
+/* Some of it only events and traces tell. */
 static __always_inline void note_outcome(struct outcome *outcome, const struct segment *segment)
 {
 	outcome->vip = segment->vip ? segment->vip->id : 0;
 	outcome->route = route_number(segment->route);
 	outcome->backend = segment->backend;
 	outcome->leaves = segment->leaves;
-	if (event_interval)
-		outcome->tuple = segment->tuple;
+	if (!event_interval && !trace_below)
+		return;
+	outcome->tuple = segment->tuple;
+	outcome->seq = segment->seq;
 }
 
 /* `start`: what start_timing said. Map keys are where they are already, not on the stack. */
@@ -63,4 +66,5 @@ static __always_inline void observe(const struct outcome *outcome, enum verdict 
 	if (start)
 		note_time(class_of(verdict), start);
 	offer_event(outcome, verdict);
+	offer_trace(outcome, verdict);
 }

@@ -11,6 +11,7 @@ struct outcome { /* what is known of a packet besides its verdict, once it has o
 	__u32 leaves;	    /* index of the interface to leave through, 0: as it came */
 	struct tuple tuple; /* the ports of a fragment are 0 */
 	__u32 backend;	    /* index of the one that it was to go to, or NO_BACKEND */
+	__u32 seq;	    /* of a TCP segment */
 };
 
 struct observer {

@@ -14,6 +14,7 @@
 #include "consumed.h"
 #include "cookie.h"
 #include "socket.h"
+#include "trace_answer.h"
 #include "translate.h"
 
 /*
@@ -95,6 +96,7 @@ static __always_inline enum verdict create_socket(struct __sk_buff *skb, struct 
 		return AGENT_DROP_REFUSED;
 	if (bpf_sk_assign_tcp_reqsk(skb, (struct sock *)tcp, &attrs, sizeof(attrs)))
 		return AGENT_DROP_REFUSED;
+	expect_trace(mapping);
 	return mapping->moved ? AGENT_ADOPTED : AGENT_OPENED;
 }
 

@@ -6,6 +6,7 @@
 #include "consumed.h"
 #include "follow.h"
 #include "socket.h"
+#include "trace_answer.h"
 #include "translate.h"
 
 /* Is it a full socket on the tuple? Resets and TIME_WAIT's acknowledgements leave through a socket of the
@@ -88,6 +89,7 @@ static __always_inline enum verdict respond(struct __sk_buff *skb)
 	const struct mapping *mapping;
 	struct headers headers;
 	struct tuple local;
+	__u32 seq, payload;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || !find_headers(skb, &headers))
 		return AGENT_EGRESS_PASS;
@@ -99,12 +101,14 @@ static __always_inline enum verdict respond(struct __sk_buff *skb)
 	local.server = headers.ip->saddr;
 	local.client_port = headers.tcp->dest;
 	local.server_port = headers.tcp->source;
-	mapping = find_mapping(skb, &local, tcp_flags(headers.tcp) & (TCP_FIN | TCP_RST),
-			       bpf_ntohl(headers.tcp->seq), ETH_LENGTH + IP_LENGTH + tcp_header_length(headers.tcp));
+	seq = bpf_ntohl(headers.tcp->seq);
+	payload = ETH_LENGTH + IP_LENGTH + tcp_header_length(headers.tcp);
+	mapping = find_mapping(skb, &local, tcp_flags(headers.tcp) & (TCP_FIN | TCP_RST), seq, payload);
 	if (!mapping)
 		return AGENT_EGRESS_PASS;
 	if (mapping->state == MAPPING_MOVED)
 		return AGENT_EGRESS_MUTED;
+	offer_answer(skb, &local, seq, payload);
 	if (rewrite(skb, TRANSLATE_SOURCE, local.server, local.server_port, mapping->vip,
 		    mapping->vip_port))
 		return AGENT_EGRESS_DROP;

@@ -36,6 +36,7 @@ from rauta.ids import RouteName, route_name, route_tags
 from rauta.keys import Keys
 from rauta.latency import FIRST_BYTE_BOUNDS, Histogram
 from rauta.migration import adopt, migrate_all
+from rauta.sampling import Sampling
 
 __all__ = ["STATUSES", "Agent", "AgentRoute", "raw_figures"]
 
@@ -65,6 +66,9 @@ class AgentRoute:
     ttfb: Histogram
 
 
+_FRAME = ("encapsulation", "recovery", "metrics", "traces")
+"""what a running agent cannot change"""
+
 _CARRIED = ("mappings", "connections", "consumed", "verdicts", "figures")
 """the maps that hold what packets have left there; all others say what the configuration does"""
 
@@ -73,13 +77,19 @@ Services: TypeAlias = Callable[[Config], list[tables.Entry]]
 
 
 class Agent(loading.Loaded):
-    """A loaded agent, made by `load`. `keys` are those in its maps, `tags` what routers call the routes it counts."""
+    """A loaded agent, made by `load`. `keys` are those in its maps.
 
-    def __init__(self, obj: BpfObject, config: Config, services: Services, keys: Keys) -> None:
+    `config` and `backend` are what it was loaded with ("" at a fallback), `sampling` which requests it traces, `tags`
+    what routers call the routes that it counts by.
+    """
+
+    def __init__(self, obj: BpfObject, config: Config, services: Services, keys: Keys, backend: str) -> None:
         """For `load`. `services`: what a configuration says for this host."""
         super().__init__(obj)
         self._slots = keyslots.KeySlots(obj, keys)
         self.config = config
+        self.backend = backend
+        self.sampling = Sampling()
         self._services = services
         self.made_clsact = False
         self.tags: Mapping[RouteName, int] = {}
@@ -92,17 +102,21 @@ class Agent(loading.Loaded):
         backend: str,
         *,
         tags: Mapping[RouteName, int] = MappingProxyType({}),
+        traces_one_in: int = 0,
+        traces_rate: int = 100,
         earlier: Mapping[str, Map] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and fills their maps for the host of the backend of that name: all VIPs that lead to it.
 
-        Of `keys` it uses the cookie keys and the agents' secret. `earlier` are the maps of an agent that this one is to
-        take the place of, see `attach`, and `tags` its own: connections and counters go on. RautaError if there is no
-        such backend;
-        RautaError or LoadError say what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
+        Of `keys` it uses the cookie keys and the agents' secret. One request in `traces_one_in` is told to a
+        `TraceReader`, and at most `traces_rate` a second on each CPU; 0 for none. `Observation` says the same for a
+        router, and both are to agree. `earlier` are the maps of an agent that this one is to take the place of, see
+        `attach`, and `tags` its own: connections and counters go on. RautaError if there is no such backend; RautaError
+        or LoadError say what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
         """
         address = config.backends()[backend].address if backend in config.backends() else None
-        return cls._load(config, keys, partial(_services_of, backend, address), address, earlier, tags)
+        services = partial(_services_of, backend, address)
+        return cls._load(config, keys, services, address, earlier, backend, (traces_one_in, traces_rate), tags)
 
     @classmethod
     def load_fallback(
@@ -112,7 +126,8 @@ class Agent(loading.Loaded):
 
         RautaError if the configuration has no fallback, or uses that address for something else.
         """
-        return cls._load(config, keys, partial(tables.fallback_services, address=address), None, earlier, {})
+        services = partial(tables.fallback_services, address=address)
+        return cls._load(config, keys, services, None, earlier, "", (0, 1), {})
 
     @classmethod
     def _load(
@@ -122,10 +137,12 @@ class Agent(loading.Loaded):
         services: Services,
         asked_at: IPv4Address | None,
         earlier: Mapping[str, Map],
+        backend: str,
+        traces: tuple[int, int],
         tags: Mapping[RouteName, int],
     ) -> Self:
         entries = services(config)
-        agent = cls(loading.open_object("agent"), config, services, keys)
+        agent = cls(loading.open_object("agent"), config, services, keys, backend)
         try:
             routers = config.encapsulation.source
             agent.object.rodata["routers_prefix"] = tables.be32(routers.network_address)
@@ -135,6 +152,7 @@ class Agent(loading.Loaded):
             if config.recovery is not None and asked_at is not None:
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
+            agent.sampling = Sampling.prepare(agent.object, keys, *traces)
             routes = sum(len(vip.routes) for vip in config.vips)
             agent.object.maps["figures"].set_max_entries(1 + max(_LEAST_ROOM, 2 * routes))
             left = adopt(agent.object, _CARRIED, earlier)
@@ -173,9 +191,7 @@ class Agent(loading.Loaded):
         needs it. RautaError if the configuration has no such backend any more, or needs another agent: then nothing
         has changed.
         """
-        changed = [
-            name for name in ("encapsulation", "recovery") if getattr(config, name) != getattr(self.config, name)
-        ]
+        changed = [name for name in _FRAME if getattr(config, name) != getattr(self.config, name)]
         if changed:
             raise RautaError(
                 "changing an agent's configuration",

@@ -51,9 +51,14 @@ class AgentDaemon(Service):
         schedule = self.schedule(config)
         namespace = f"/proc/{self.options.namespace}/ns/net" if self.options.namespace.isdecimal() else ""
         with self.instance.pinned("agent") as maps:
-            keys = schedule.keys_at(time.time())
-            tags = self.state.ids.routes
-            self.agent = Agent.load(config, keys, self.options.backend, tags=tags, earlier=maps)
+            self.agent = Agent.load(
+                config,
+                schedule.keys_at(time.time()),
+                self.options.backend,
+                traces_one_in=0 if config.traces is None else config.traces.one_in,
+                tags=self.state.ids.routes,
+                earlier=maps,
+            )
             stack.callback(self.agent.leave)
             self.save(
                 ids=Ids(routes=self.agent.tags),
@@ -73,7 +78,8 @@ class AgentDaemon(Service):
             yield
 
     async def serve(self, stack: AsyncExitStack) -> None:
-        """For Prometheus."""
+        """For Prometheus and a collector of traces."""
+        self.trace(self.agent, self.agent.config, "rauta-agent", stack)
         metrics = self.agent.config.metrics
         if metrics is not None and metrics.agents is not None:
             from rauta.metrics import serve_agent

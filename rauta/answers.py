@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
@@ -235,9 +236,11 @@ class Answers:
 
     async def doctor(self, _: Mapping[str, Any]) -> Any:
         """What is wrong with this host, and on the way to the backends."""
-        from rauta.doctor import examine_router
+        from rauta.doctor import examine
 
-        return await self._daemon.in_thread(lambda: examine_router(self._daemon.router))
+        router = self._daemon.router
+        found = await asyncio.to_thread(lambda: examine(router.config, keys=router.keys.cookies))
+        return [asdict(finding) for finding in found]
 
 
 def backend_state(router: Router, states: Mapping[str, BackendHealth], name: str) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "agent": "rauta.commands.agent:agent",
     "down": "rauta.commands.down:down",
     "secrets": "rauta.commands.secrets:app",
+    "doctor": "rauta.commands.doctor:doctor",
 }
 """Where each command is, "module:function", in the order of --help."""
 

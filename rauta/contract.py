@@ -34,6 +34,11 @@ VERDICT_AGENT_AGAIN = 176  # goes round once more
 VERDICT_AGENT_OUT = 184  # is sent out again
 VERDICT_AGENT_EGRESS = 192  # leaves the host
 DIGEST_KEYS = 514  # of the digests of request heads
+TRACES_UNDER_WAY = 2048  # requests that an agent waits for the answers of
+
+ROUTER_WINDOW = 29200  # bytes that a SYN-ACK lets the client send
+PATH_MTU = 1500  # bytes; no encapsulated packet is longer
+SHIM_LIFETIME = 60  # seconds that an order to hand a connection over is good for
 ASK_VERSION = 1  # of what routers ask agents
 NO_BACKEND = 0xFFFF  # the slot of an empty cluster
 BACKEND_LOCAL = 0xFFFFFFFF  # the interface of the fallback: this very host

@@ -49,6 +49,12 @@ class Options:
     mode: str = ""
 
 
+def _observation(config: Config) -> Observation:
+    """What the packet path tells, by what the configuration wants to know."""
+    one_in = 0 if config.traces is None else config.traces.one_in
+    return Observation(events=EventRates(), labels=config.metrics is not None, traces_one_in=one_in)
+
+
 class Daemon(Service):
     """A router that runs. `router` is its packet path, `modes` are those of its interfaces by name."""
 
@@ -72,7 +78,7 @@ class Daemon(Service):
             self.router = Router.load(
                 config,
                 schedule.keys_at(time.time()),
-                observation=Observation(events=EventRates(), labels=config.metrics is not None),
+                observation=_observation(config),
                 standing=Standing(drained=self.state.drained),
                 ids=self.state.ids,
                 earlier=maps,
@@ -106,7 +112,8 @@ class Daemon(Service):
             self.instance.pin("fallback", agent.object)
 
     async def serve(self, stack: AsyncExitStack) -> None:
-        """For rautactl and Prometheus."""
+        """For rautactl, Prometheus and a collector of traces."""
+        self.trace(self.router, self.router.config, "rauta-router", stack)
         server = await control.serve(self.instance.control, Answers(self).handlers())
         stack.callback(server.close)
         metrics = self.router.config.metrics
@@ -184,9 +191,7 @@ class Daemon(Service):
             await self._see_off(name)
 
     def _stand(self) -> None:
-        unhealthy = {name: state for name, state in self.health.states().items() if not state.healthy}
-        down = frozenset(name for name, state in unhealthy.items() if not state.host_answers)
-        self.router.stand(replace(self.router.standing, unhealthy=frozenset(unhealthy), down=down))
+        self.router.stand(Standing.of_checks(self.health.states(), self.router.standing.drained))
 
     async def _see_off(self, backend: str) -> None:
         """Whoever waits for a host that is down is told at once; after a while, whoever may be waiting."""

@@ -12,6 +12,7 @@ from typing import Any
 from rauta import tables
 from rauta.bpf import BpfObject
 from rauta.bpf.layout import ArrayLayout, StructLayout
+from rauta.contract import MAX_CLUSTERS
 from rauta.segments import Connection
 
 __all__ = ["LIVE", "Flow", "FlowCounts", "count_flows", "flows"]
@@ -59,7 +60,7 @@ class Flow:
     @property
     def cluster(self) -> int:
         """Its number."""
-        return int(self.fields["cluster"])
+        return int(self.fields["cluster"]) % MAX_CLUSTERS  # with labels, a route's word
 
 
 def flows(ingress: BpfObject) -> Iterator[Flow]:

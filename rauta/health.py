@@ -47,8 +47,6 @@ __all__ = [
     "Counters",
     "Transition",
     "detection_seconds",
-    "effective_weights",
-    "hosts_down",
 ]
 
 MAX_SOCKETS = 512
@@ -110,34 +108,6 @@ def detection_seconds(health: Health) -> float:
     """
     on_end = health.interval * (1 + health.jitter) + health.fall * health.timeout
     return max(health.fall * health.interval, on_end)
-
-
-def effective_weights(cluster: Cluster, unhealthy: Collection[str]) -> dict[str, int]:
-    """The weight of each backend of a cluster by name, 0 for those that are unhealthy.
-
-    If all that have a weight are: their weights (`all_fail: keep`), or 0 for all (`refuse`). A cluster without `health`
-    keeps its weights, whatever other clusters know of its backends.
-    """
-    weights = cluster.weights()
-    if cluster.health is None or _kept(cluster, unhealthy):
-        return weights
-    return {name: 0 if name in unhealthy else weight for name, weight in weights.items()}
-
-
-def hosts_down(clusters: Iterable[Cluster], states: Mapping[str, BackendHealth]) -> frozenset[str]:
-    """The backends that a router is to be told are down: unhealthy, and their hosts silent.
-
-    Not those of a cluster that keeps all its backends because all are unhealthy: then it may be the checks that fail.
-    """
-    unhealthy = {name for name, state in states.items() if not state.healthy}
-    kept = {name for cluster in clusters if _kept(cluster, unhealthy) for name in cluster.weights()}
-    return frozenset(name for name in unhealthy - kept if not states[name].host_answers)
-
-
-def _kept(cluster: Cluster, unhealthy: Collection[str]) -> bool:
-    if cluster.health is None or cluster.health.all_fail != "keep":
-        return False
-    return all(name in unhealthy for name, weight in cluster.weights().items() if weight)
 
 
 _Key: TypeAlias = tuple[str, str, int, Health]
@@ -382,6 +352,7 @@ class Checker:
         check.timer = asyncio.get_running_loop().call_at(begin, self._begin, check)
 
     def _begin(self, check: _Check) -> None:
+        check.timer = None
         if self._under_way >= self._sockets:
             self._waiting.append(check)
         elif self._tasks is not None:

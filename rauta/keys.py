@@ -27,6 +27,8 @@ _DIGEST_LABEL = b"rauta head digest"
 _CONSUMED_LABEL = b"rauta consumed connections"
 _FIRST_LABEL = b"rauta first data"
 _ASK_LABEL = b"rauta ask"
+_TRACE_LABEL = b"rauta traces"
+_TRACE_BYTES = 24
 
 SipHashKey = tuple[int, int]
 
@@ -115,6 +117,11 @@ class Keys:
     def first_keys(self) -> list[int]:
         """The keys of the digests of connections' first data, 64 bits each: SHAKE-256 of the agents' secret."""
         return _digest_keys(_FIRST_LABEL + self.agent_secret)
+
+    @property
+    def trace_secret(self) -> bytes:
+        """Which requests are traced, and by which ids (rauta.sampling): 24 bytes, SHAKE-256 of the agents' secret."""
+        return hashlib.shake_256(_TRACE_LABEL + self.agent_secret).digest(_TRACE_BYTES)
 
     @property
     def digest_keys(self) -> list[int]:

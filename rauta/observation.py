@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from rauta.bpf import BpfObject
 from rauta.errors import RautaError
+from rauta.sampling import Sampling
 
 __all__ = ["EventRates", "Observation"]
 
@@ -50,13 +51,20 @@ class Observation:
     `latency_one_in`: one packet in so many is timed (`Router.latency`), on the average; 0 for none. `events`: which
     packets are told to an `EventReader`; None for none. `labels`: whether requests tell the backends' agents their
     route (`Agent.requests_by_route`); all agents must be of a version that knows labels.
+    `traces_one_in`: one request in so many is told to a
+    `TraceReader`, on the average, and at most `traces_rate` a second on each CPU; 0 for none. Agents are to have the
+    same `traces_one_in`, or traces have only one half.
     """
 
     latency_one_in: int = 1024
     events: EventRates | None = None
     labels: bool = False
 
+    traces_one_in: int = 0
+    traces_rate: int = 100
+
     def __post_init__(self) -> None:
+        Sampling(self.traces_one_in, self.traces_rate)
         _require("latency_one_in", self.latency_one_in, 0, MAX_ONE_IN)
 
     def prepare(self, obj: BpfObject) -> None:

@@ -6,19 +6,14 @@ the link's MTU (net/core/dev.c, do_xdp_generic).
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rauta import ethtool
 from rauta.errors import RautaError
 
 __all__ = ["gro_off", "has_gro", "set_gro"]
-
-_SIOCETHTOOL = 0x8946  # linux/sockios.h
-_GET_GRO, _SET_GRO = 0x2B, 0x2C  # linux/ethtool.h
 
 
 @contextmanager
@@ -29,33 +24,30 @@ def gro_off(interface: str) -> Iterator[None]:
     refused.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        before = _gro(control, interface, _GET_GRO)
-        _gro(control, interface, _SET_GRO, 0)
+        before = _gro(control, interface, ethtool.GET_GRO)
+        _gro(control, interface, ethtool.SET_GRO, 0)
         try:
             yield
         finally:
-            _gro(control, interface, _SET_GRO, before)
+            _gro(control, interface, ethtool.SET_GRO, before)
 
 
 def has_gro(interface: str) -> bool:
     """Whether generic receive offload is on, in the calling thread's network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        return bool(_gro(control, interface, _GET_GRO))
+        return bool(_gro(control, interface, ethtool.GET_GRO))
 
 
 def set_gro(interface: str, *, on: bool) -> None:
     """Turns generic receive offload on or off. RautaError if refused."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        _gro(control, interface, _SET_GRO, int(on))
+        _gro(control, interface, ethtool.SET_GRO, int(on))
 
 
 def _gro(control: socket.socket, interface: str, command: int, value: int = 0) -> int:
-    """One ioctl with `struct ethtool_value`; the value that it holds afterwards."""
-    setting = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
-    request = struct.pack("16sP", interface.encode(), ctypes.addressof(setting)).ljust(40, b"\0")  # struct ifreq
+    """Reads or sets it; the value that it has afterwards."""
     try:
-        fcntl.ioctl(control, _SIOCETHTOOL, request)
+        return ethtool.setting(control, interface, command, value)
     except OSError as error:
         advice = "Generic XDP needs GRO off: run as root, or try `ethtool -K` by hand."
         raise RautaError(f"switching GRO of {interface}", str(error.strerror), advice) from error
-    return int(struct.unpack("=II", setting.raw)[1])

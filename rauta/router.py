@@ -36,6 +36,7 @@ from rauta.migration import adopt, migrate_all
 from rauta.neighbours import NextHop
 from rauta.observation import Observation
 from rauta.routing import Numbered, Routing
+from rauta.sampling import Sampling
 from rauta.standing import Standing
 
 __all__ = ["EventCounts", "Plan", "Room", "RouteRequests", "Router", "capacity"]
@@ -44,7 +45,7 @@ _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT", "ROUTED_MOVED")
 _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
 _LEAST_ROOM = 1024  # routes and hosts, if the configuration does not say
-_FRAME = ("flows", "capacity", "encapsulation", "recovery", "fallback", "interfaces", "mode")
+_FRAME = ("flows", "capacity", "encapsulation", "recovery", "fallback", "interfaces", "mode", "metrics", "traces")
 _CARRIED = ("flows", "verdicts", "route_requests", "backend_requests", "latency", "event_states")
 """the maps that hold what packets have left there; all others say what the configuration does"""
 _ALL_FIT, _NO_IDS = Standing(), Ids()
@@ -95,8 +96,10 @@ class Room:
 class Router(loading.Loaded):
     """A loaded router. `config` is what it routes by, `observation` what it observes.
 
-    `ids` are its numbers, `standing` says which backends get no requests.
+    `ids` are its numbers, `standing` says which backends get no requests, `sampling` which requests it traces.
     """
+
+    backend: None = None  # an agent has one
 
     def __init__(
         self, obj: BpfObject, config: Config, keys: Keys, observation: Observation, ids: Ids, standing: Standing
@@ -105,6 +108,7 @@ class Router(loading.Loaded):
         super().__init__(obj)
         self.config = config
         self.observation = observation
+        self.sampling = Sampling()
         self.ids = ids
         self.standing = standing
         self._slots = keyslots.KeySlots(obj, keys)
@@ -140,6 +144,7 @@ class Router(loading.Loaded):
             router._set_constants()
             asks.prepare(router.object, config)
             observation.prepare(router.object)
+            router.sampling = Sampling.prepare(router.object, keys, observation.traces_one_in, observation.traces_rate)
             router._size_maps()
             left = adopt(router.object, _CARRIED, earlier)
             router.object.load()

@@ -21,12 +21,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.instance import Instance, State
 from rauta.secrets import Rotation, Schedule, load_schedule
+
+if TYPE_CHECKING:
+    from rauta.agent import Agent
+    from rauta.router import Router
 
 __all__ = ["Service"]
 
@@ -176,6 +180,21 @@ class Service(ABC):
             self._reload.clear()
             with contextlib.suppress(RautaError):
                 await self.reload()
+
+    # ---- traces ------------------------------------------------------------------------------------------
+
+    def trace(self, traced: Router | Agent, config: Config, service: str, stack: AsyncExitStack) -> None:
+        """Sends what the packet path tells of traced requests to the configuration's collector, if it has one."""
+        if config.traces is None:
+            return
+        from rauta.spans import Exporter
+        from rauta.traces import TraceReader
+
+        reader = stack.enter_context(TraceReader(traced))
+        exporter = stack.enter_context(Exporter(config.traces.endpoint, service=service))
+        loop = asyncio.get_running_loop()
+        loop.add_reader(reader.fileno(), lambda: exporter.offer(reader.poll(0)))
+        stack.callback(loop.remove_reader, reader.fileno())
 
     # ---- keys --------------------------------------------------------------------------------------------
 

@@ -6,14 +6,18 @@
 
 A cluster of which nobody would be left does what its health check's `all_fail` says: `keep` its unhealthy backends as
 if they were healthy (when all checks fail at once, the checks are the likelier culprit), or `refuse` requests with 503.
-A cluster without health checks refuses. Drained backends stay drained in any case.
+A cluster without health checks does not care for those of others, and refuses
+if all are down. Drained backends stay drained in any case.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from rauta.config import Cluster, Config
+from rauta.health import BackendHealth
 
 __all__ = ["Standing"]
 
@@ -26,10 +30,18 @@ class Standing:
     unhealthy: frozenset[str] = frozenset()
     down: frozenset[str] = frozenset()
 
+    @classmethod
+    def of_checks(cls, states: Mapping[str, BackendHealth], drained: frozenset[str] = frozenset()) -> Self:
+        """By what checks say of each backend, and who is drained."""
+        unhealthy = {name: state for name, state in states.items() if not state.healthy}
+        down = (name for name, state in unhealthy.items() if not state.host_answers)
+        return cls(drained, frozenset(unhealthy), frozenset(down))
+
     def cluster(self, cluster: Cluster) -> Cluster:
         """The cluster with the weights that its backends have now."""
         weights = {name: 0 if name in self.drained else weight for name, weight in cluster.weights().items()}
-        fit = {name: 0 if self._fails(name) else weight for name, weight in weights.items()}
+        out = self.down if cluster.health is None else self.down | self.unhealthy
+        fit = {name: 0 if name in out else weight for name, weight in weights.items()}
         keeps = cluster.health is not None and cluster.health.all_fail == "keep"
         if not any(fit.values()) and any(weights.values()) and keeps:
             fit = weights
@@ -46,6 +58,3 @@ class Standing:
             backend.name for cluster in self.config(config).clusters for backend in cluster.backends if backend.weight
         }
         return frozenset(self.down & config.backends().keys()) - used
-
-    def _fails(self, name: str) -> bool:
-        return name in self.unhealthy or name in self.down

@@ -10,7 +10,6 @@ and libbpf 1.1 is what Debian 12 has. No header or compiler is needed at run tim
     grace     waiting for programs that run
 """
 
-from rauta.bpf._attachment import program_name
 from rauta.bpf._lib import possible_cpus
 from rauta.bpf.btf import Btf
 from rauta.bpf.grace import GracePeriod
@@ -21,9 +20,11 @@ from rauta.bpf.programs import (
     Program,
     ProgramInfo,
     TestRun,
+    program_name,
     run_time_stats,
     skb_context,
     skb_fields,
+    smallest_xdp,
     xdp_context,
 )
 from rauta.bpf.ring import RingBuffer
@@ -65,5 +66,6 @@ __all__ = [
     "same_layout",
     "skb_context",
     "skb_fields",
+    "smallest_xdp",
     "xdp_context",
 ]

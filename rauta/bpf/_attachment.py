@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from rauta.bpf import _lib
-from rauta.bpf.programs import Program, program_info
+from rauta.bpf.programs import Program, program_name
 from rauta.errors import AttachError
 
 GONE = {-errno.ENODEV, -errno.ENOENT, -errno.EEXIST}  # the interface or the program went, or it is another's place now
@@ -74,17 +74,6 @@ class Attachment(ABC):
 def program_id(program: Program | int) -> int:
     """The id of a program, if it is not one already."""
     return program if isinstance(program, int) else program.id
-
-
-def program_name(id: int) -> str:
-    """The kernel's name of a program, at most 15 characters; empty when it is gone by now."""
-    fd = _lib.libbpf().bpf_prog_get_fd_by_id(id)
-    if fd < 0:
-        return ""
-    try:
-        return program_info(fd).name
-    finally:
-        os.close(fd)
 
 
 def _descriptor(program: Program | int) -> int:

@@ -27,9 +27,11 @@ __all__ = [
     "ProgramInfo",
     "TestRun",
     "program_info",
+    "program_name",
     "run_time_stats",
     "skb_context",
     "skb_fields",
+    "smallest_xdp",
     "xdp_context",
 ]
 
@@ -37,6 +39,9 @@ LIVE_FRAMES = 1 << 1  # BPF_F_TEST_XDP_LIVE_FRAMES
 CHECKSUM_COMPLETE = 1 << 2  # BPF_F_TEST_SKB_CHECKSUM_COMPLETE
 STATS_RUN_TIME = 0  # BPF_STATS_RUN_TIME
 ROOM_TO_GROW = 65536  # bytes a program may add to the packet it is tested with: no IPv4 packet is longer
+
+XDP = 6  # BPF_PROG_TYPE_XDP
+_PASS = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)  # r0 = XDP_PASS; exit
 
 _XDP_MD = struct.Struct("=6I")  # struct xdp_md (linux/bpf.h), stable since Linux 5.8
 
@@ -246,6 +251,33 @@ def program_info(fd: int) -> ProgramInfo:
         run_time_ns=info.run_time_ns,
         run_cnt=info.run_cnt,
     )
+
+
+def program_name(program_id: int) -> str:
+    """The name of the program with that id, up to 15 characters; empty if there is none any more. It takes root."""
+    fd = _lib.libbpf().bpf_prog_get_fd_by_id(program_id)
+    if fd < 0:
+        return ""
+    try:
+        return program_info(fd).name
+    finally:
+        os.close(fd)
+
+
+def smallest_xdp() -> ProgramInfo:
+    """Loads an XDP program that passes every packet, attaches it nowhere, and lets it go: what the kernel made of it.
+
+    BpfError if it refuses.
+    """
+    with _lib.captured_log():
+        result = _lib.libbpf().bpf_prog_load(XDP, b"smallest", b"GPL", _PASS, len(_PASS) // 8, None)
+    fd = _lib.check(
+        result, "loading the smallest XDP program", "Run as root, with a kernel that has CONFIG_BPF_SYSCALL=y."
+    )
+    try:
+        return program_info(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias
 
 from rauta.bpf import _lib
-from rauta.bpf._attachment import GONE, Attachment, describe_program, program_id, program_name
-from rauta.bpf.programs import Program
+from rauta.bpf._attachment import GONE, Attachment, describe_program, program_id
+from rauta.bpf.programs import Program, program_name
 from rauta.errors import AttachError
 
 __all__ = ["Direction", "TcAttachment", "attach_tc", "attached_tc_id"]

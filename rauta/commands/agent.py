@@ -30,7 +30,9 @@ def agent(
     """
     from rauta.agentd import AgentDaemon, Options
     from rauta.logs import configure
+    from rauta.memory import share_one_arena
 
+    share_one_arena()
     configure(log)
     options = Options(file, backend, tuple(interface or ()), namespace, name or f"agent-{backend}")
     asyncio.run(AgentDaemon(options).run())

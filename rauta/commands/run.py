@@ -29,7 +29,9 @@ def run(
     """
     from rauta.daemon import Daemon, Options
     from rauta.logs import configure
+    from rauta.memory import share_one_arena
 
+    share_one_arena()
     configure(log)
     daemon = Daemon(Options(file, name, tuple(interface or ()), mode))
     asyncio.run(daemon.run())

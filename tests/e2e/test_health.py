@@ -24,10 +24,11 @@ from e2e.test_failures import cut_off, router_of
 from lab.servers import content
 from lab.topology import Host, spare_namespace
 from rauta.config import Cluster
-from rauta.health import Checker, Transition, detection_seconds, effective_weights, hosts_down
+from rauta.health import Checker, Transition, detection_seconds
 from rauta.namespaces import entered
 from rauta.probing import Outcome, Result, Target, probe
 from rauta.router import Router
+from rauta.standing import Standing
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root"),
@@ -51,23 +52,15 @@ class Watched:
         self.told: list[tuple[Transition, float]] = []
         """and when, by the monotonic clock"""
         self._router, self._host, self._clusters = router, host, clusters
-        self._down: frozenset[str] = frozenset()
         self.checker = Checker(clusters, self._changed)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
 
     def _changed(self, transition: Transition) -> None:
-        states = self.checker.states()
-        unhealthy = {name for name, state in states.items() if not state.healthy}
-        for cluster in self._clusters:
-            self._router.set_weights(cluster.name, effective_weights(cluster, unhealthy))
-        down = hosts_down(self._clusters, states)
-        for name in self._down - down:
-            self._router.set_down(name, down=False)
-        for name in down - self._down:
-            self._router.set_down(name)
-            self._router.probe_down(name)
-        self._down = down
+        router, before = self._router, self._router.standing.down_in(self._router.config)
+        router.stand(Standing.of_checks(self.checker.states()))
+        for name in router.standing.down_in(router.config) - before:
+            router.probe_down(name)
         self.told.append((transition, time.monotonic()))
 
     def _run(self) -> None:
@@ -90,10 +83,7 @@ class Watched:
         finally:
             self._loop.call_soon_threadsafe(self._task.cancel)
             self._thread.join()
-            for name in self._down:
-                self._router.set_down(name, down=False)
-            for cluster in self._clusters:
-                self._router.set_weights(cluster.name, cluster.weights())
+            self._router.stand(Standing())
 
     @property
     def all_well(self) -> bool:

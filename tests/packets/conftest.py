@@ -1,5 +1,6 @@
 """The programs, loaded once a session; every test finds them as new."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -54,3 +55,12 @@ def device_sums(agent: Agent) -> None:
         agent.object.programs["rauta_agent_ingress"].test_run(bytes(64), checksum_complete=True)
     except BpfError as error:
         pytest.skip(f"this kernel cannot test that: {error}")
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """Each CPU has a rate of its own."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)

@@ -59,7 +59,7 @@ SHIM_SIZE = 24
 LABEL_SIZE = 8
 FIRST_BYTE_UNIT, FIRST_BYTE_BUCKETS = 64_000, 21
 ASK_VERSION = 1
-ASK_WHOSE, ASK_MINE, ASK_NOT_MINE = 1, 2, 3
+ASK_WHOSE, ASK_MINE, ASK_NOT_MINE, ASK_PING, ASK_PONG = 1, 2, 3, 4, 5
 ASK_SEQ_REACH, ASK_ACK_REACH = 1 << 23, 1 << 30
 ANSWER_REFUSED, ANSWER_NOT_MINE, ANSWER_RECOVERED, ANSWER_LATE = 0, 1, 2, 3
 MAPPING_OPEN, MAPPING_CLEARING, MAPPING_OPENING, MAPPING_MOVED = 1, 2, 3, 4
@@ -324,6 +324,14 @@ def flow_hash(four: Tuple) -> int:
     key = four.key
     h = mix(FLOW_KEY, key["client"] | key["server"] << 32)
     return mix(h, key["client_port"] | key["server_port"] << 16)
+
+
+def is_traced(four: Tuple, seq: int, key: int, one_in: int) -> bool:
+    """Is the request that starts there traced, where one in so many is?"""
+    fields = four.key
+    h = mix(key, fields["client"] | fields["server"] << 32)
+    h = mix(mix(h, fields["client_port"] | fields["server_port"] << 16 | seq << 32), 0)
+    return h >> 32 < (1 << 32) // one_in
 
 
 def outer_source(four: Tuple, network: str, mask: str) -> str:

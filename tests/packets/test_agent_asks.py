@@ -4,7 +4,9 @@ Sockets are real ones, made established by TCP_REPAIR (tcp(7)), or left in TIME_
 """
 
 import socket
+import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -313,6 +315,33 @@ def test_nor_while_an_old_socket_is_being_cleared(asked: Agent, carries: bool) -
         is_silent(asked, datagram(ASK))
 
 
+# ---- the time -------------------------------------------------------------------------------------------
+
+NOBODY = Tuple("0.0.0.0", 0, "0.0.0.0", 0)
+PING = Ask(NOBODY, 0, 0, BETWEEN, kind=oracle.ASK_PING)
+
+
+@pytest.mark.parametrize("ping", [PING, replace(PING, epoch=1), replace(ASK, kind=oracle.ASK_PING)], ids=str)
+def test_a_ping_is_answered_with_the_time_and_nothing_else(asked: Agent, ping: Ask) -> None:
+    """By the clock that does not jump at leap seconds, which orders go by; whatever else the ping holds stays."""
+    before = time.clock_gettime_ns(time.CLOCK_TAI)
+    code, output = asked.run("rauta_agent_ingress", datagram(ping), "AGENT_ASK_ANSWERED")
+    after = time.clock_gettime_ns(time.CLOCK_TAI)
+    seconds, nanoseconds = struct.unpack_from("<II", output, 42 + 36)
+    pong = replace(ping, kind=oracle.ASK_PONG, isn=seconds, cookie=nanoseconds)
+    assert (code, output.hex(" ")) == (TC_ACT_REDIRECT, datagram(pong, back=True).hex(" "))
+    assert nanoseconds < 1_000_000_000
+    assert before <= seconds * 1_000_000_000 + nanoseconds <= after
+
+
+def test_a_connection_makes_no_difference_to_it(asked: Agent) -> None:
+    asked.put_mapping(LOCAL_TUPLE, ALICE, MAPPING_CLEARING)
+    with established() as sock:
+        carry(asked, sock)
+        _, output = asked.run("rauta_agent_ingress", datagram(replace(ASK, kind=oracle.ASK_PING)), "AGENT_ASK_ANSWERED")
+    assert output[43] == oracle.ASK_PONG
+
+
 # ---- by nobody who may ask ------------------------------------------------------------------------------
 
 FORGED: dict[str, bytes] = {
@@ -323,7 +352,10 @@ FORGED: dict[str, bytes] = {
     "no version": bytes(replace(ASK, version=0)),
     "an answer": bytes(mine()),
     "a denial": bytes(NOT_MINE),
-    "another kind": bytes(replace(ASK, kind=4)),
+    "a pong": bytes(replace(ASK, kind=oracle.ASK_PONG)),
+    "another kind": bytes(replace(ASK, kind=6)),
+    "a ping with no tag": bytes(replace(ASK, kind=oracle.ASK_PING))[:-8] + bytes(8),
+    "a ping under a question's tag": bytes([1, oracle.ASK_PING]) + bytes(ASK)[2:],
     "no kind": bytes(replace(ASK, kind=0)),
     "truncated": bytes(ASK)[:-1],
     "empty": b"",

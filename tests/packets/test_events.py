@@ -183,15 +183,6 @@ def test_nothing_is_told_unless_asked_for() -> None:
             EventReader(router)
 
 
-@pytest.fixture
-def one_cpu() -> Iterator[None]:
-    """Each CPU has a rate of its own."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    yield
-    os.sched_setaffinity(0, allowed)
-
-
 def flood(router: Router, seconds: float) -> None:
     """Packets to be dropped, as fast as they can be, for at least so long."""
     end = time.monotonic() + seconds

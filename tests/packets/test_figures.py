@@ -45,7 +45,7 @@ from packets.test_agent_moves import adoption, state_of
 from packets.test_follow import EMPTY, GO_ON, HELLO, NEXT, answer, arrives, grows, serving, talking
 from rauta.agent import Agent as Loaded
 from rauta.agent import AgentRoute
-from rauta.bpf import BpfObject, attach_tc
+from rauta.bpf import BpfObject, attach_tc, skb_context
 from rauta.config import Config
 from rauta.ids import route_name
 from rauta.keys import Keys
@@ -119,7 +119,7 @@ class Figures:
 
 def figures(agent: Agent) -> dict[int | None, Figures]:
     """By the number of the route, as users get it; those without anything left out."""
-    reader = Loaded(agent.object, COUNTED, lambda _: [], Keys.generate())
+    reader = Loaded(agent.object, COUNTED, lambda _: [], Keys.generate(), "web-1")
     (vip,) = COUNTED.vips
     reader.tags = {route_name(vip, route): 1 + number for number, route in enumerate(vip.routes)}
     told = reader.requests_by_route()
@@ -212,12 +212,16 @@ def test_a_later_request_is_counted_once(live: Agent) -> None:
 
 
 def test_without_a_label_its_route_is_not_known(live: Agent) -> None:
-    """Whatever the one before said."""
+    """Whatever the one before said, or the kernel has left where the agent keeps it meanwhile."""
     with serving(live, route=MINE + 1) as sock:
         frame = carried_packet(NEXT.packet, ALICE.cookie, id=oracle.outer_id(ALICE.cookie, opens=False) | 2)
         live.passes("ingress", frame, "AGENT_DELIVERED", delivered(NEXT))
         assert state_of(live, sock)["route"] == 0
     opening = carried_packet(FIRST.packet, ALICE.cookie, opens=True)
+    live.object.programs["rauta_agent_ingress"].test_run(opening, ctx=skb_context(cb=[MINE + 1] * 5))
+    mapping = live.mapping(LOCAL_TUPLE)
+    assert mapping is not None
+    assert mapping["route"] == 0
     live.passes("ingress", opening, "AGENT_NO_LISTENER", delivered(FIRST))
     assert figures(live) == {UNKNOWN: Figures(requests=2)}
 

@@ -26,6 +26,7 @@ from rauta import tables
 from rauta.agent import Agent
 from rauta.config import Config
 from rauta.errors import RautaError
+from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
 from rauta.keyslots import KeySlots
 from rauta.router import Router
@@ -72,7 +73,7 @@ def schedule(tmp_path_factory: pytest.TempPathFactory) -> Schedule:
 def loaded(keys: Keys) -> Iterator[Router]:
     config = configuration()
     with Router.load(config, keys) as one:
-        indices = tables.backend_indices(config)
+        indices = Ids().following(config).backend_indices(config)
         one.object.maps["backends"].update_batch(
             (indices[name], tables.backend_entry(backend, bytes(6))) for name, backend in config.backends().items()
         )

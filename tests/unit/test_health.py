@@ -22,12 +22,9 @@ import pytest
 from rauta import health
 from rauta.config import Backend, Cluster, Health
 from rauta.health import (
-    BackendHealth,
     Checker,
     Transition,
     detection_seconds,
-    effective_weights,
-    hosts_down,
 )
 from rauta.probing import Outcome, Result
 
@@ -91,6 +88,8 @@ async def running(checker: Checker) -> AsyncIterator[None]:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        assert not checker._waiting
+        assert all(check.timer is None or check.timer.cancelled() for check in checker._checks.values())
         assert not [left for left in asyncio.all_tasks() - others if left.get_coro().__qualname__.startswith("Checker")]
 
 
@@ -295,6 +294,7 @@ async def test_so_many_checks_are_under_way_at_once_and_no_more() -> None:
         async with running(checker):
             await eventually(lambda: len(server.came) >= 60)
             assert checker._waiting
+            await eventually(lambda: all(state.failures for state in checker.states().values()))  # all have their turn
         assert server.most <= 5  # a server may notice the end of one after the begin of the next
         assert checker._under_way == 0
 
@@ -408,13 +408,16 @@ async def test_a_backend_of_two_clusters_with_the_same_settings_is_checked_once(
         assert len(checker.states()) == 1
 
 
-def test_with_different_settings_any_of_them_makes_it_unhealthy(script: Scripted) -> None:
+@pytest.mark.parametrize("result", [Result.STATUS, Result.SILENT])
+def test_with_different_settings_any_of_them_makes_it_unhealthy(script: Scripted, result: Result) -> None:
+    """But it takes all of them to say that its host does not answer."""
+
     async def test() -> None:
         told = list[Transition]()
         strict, lenient = cluster(at(1), fall=2), cluster(at(1), name="api", fall=100)
         checker = Checker([strict, lenient], told.append)
         async with running(checker):
-            script.result[1] = Result.STATUS
+            script.result[1] = result
             await eventually(lambda: bool(told))
             state = checker.states()["one"]
             assert not state.healthy
@@ -499,6 +502,19 @@ async def test_a_change_ends_the_check_that_is_under_way() -> None:
             assert not checker._checks
 
 
+def test_who_hears_of_a_transition_may_change_what_is_checked(script: Scripted) -> None:
+    async def test() -> None:
+        checker = Checker([cluster(at(1))], lambda _: checker.reconfigure([cluster(at(2, "two"))]))
+        (first,) = checker._checks.values()
+        script.result[1] = Result.REFUSED
+        async with running(checker):
+            await eventually(lambda: "two" in checker.states() and checker.states()["two"].successes > 1)
+            assert checker.states().keys() == {"two"}
+            assert (first.timer, first.task) == (None, None)
+
+    asyncio.run(test())
+
+
 @within_a_loop
 async def test_it_may_run_again() -> None:
     server = Server("127.0.0.1")
@@ -549,43 +565,3 @@ def test_what_this_host_could_not_try_says_nothing_and_is_told_once(
     assert [record.getMessage() for record in caplog.records] == [
         "backend one could not be checked, nor others perhaps: local"
     ]
-
-
-# ---- what clusters do -----------------------------------------------------------------------------------
-
-WEIGHTS = [
-    ("keep", set(), {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"a"}, {"a": 0, "b": 1, "drained": 0}),
-    ("keep", {"a", "b"}, {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"a", "b", "drained"}, {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"drained"}, {"a": 3, "b": 1, "drained": 0}),
-    ("keep", {"of another cluster"}, {"a": 3, "b": 1, "drained": 0}),
-    ("refuse", {"a"}, {"a": 0, "b": 1, "drained": 0}),
-    ("refuse", {"a", "b"}, {"a": 0, "b": 0, "drained": 0}),
-    ("refuse", set(), {"a": 3, "b": 1, "drained": 0}),
-]
-THREE = (at(1, "a", 3), at(2, "b", 1), at(3, "drained", 0))
-
-
-@pytest.mark.parametrize(("all_fail", "unhealthy", "weights"), WEIGHTS, ids=range(len(WEIGHTS)))
-def test_weights(all_fail: str, unhealthy: set[str], weights: dict[str, int]) -> None:
-    assert effective_weights(cluster(*THREE, all_fail=all_fail), unhealthy) == weights
-
-
-def test_a_cluster_without_checks_keeps_its_weights() -> None:
-    assert effective_weights(Cluster(name="web", backends=THREE), {"a"}) == {"a": 3, "b": 1, "drained": 0}
-    assert effective_weights(Cluster(name="web", backends=()), {"a"}) == {}
-
-
-def state(healthy: bool, host_answers: bool) -> BackendHealth:
-    return BackendHealth(healthy, 0.0, 0, 0, "", None, host_answers)
-
-
-def test_which_hosts_are_down() -> None:
-    gone, sick, well = state(False, False), state(False, True), state(True, True)
-    keep, refuse = cluster(*THREE), cluster(*THREE, name="api", all_fail="refuse")
-    assert hosts_down([keep], {"a": gone, "b": well, "drained": gone}) == {"a", "drained"}
-    assert hosts_down([keep], {"a": sick, "b": well}) == set()
-    assert hosts_down([keep], {"a": gone, "b": sick}) == set()  # all have failed: it keeps them
-    assert hosts_down([refuse], {"a": gone, "b": sick}) == {"a"}
-    assert hosts_down([refuse, cluster(at(1, "a"), name="small")], {"a": gone, "b": gone}) == {"b"}

@@ -350,6 +350,13 @@ def test_what_agents_remember_connections_by_has_a_key_of_its_own() -> None:
     assert keys[0].consumed_key == (0x147886086CB0CAE3, 0xDB73346400B1852C)
 
 
+def test_routers_and_agents_trace_by_a_secret_that_both_work_out() -> None:
+    raw = bytes(range(64))
+    expected = hashlib.shake_256(b"rauta traces" + raw[48:]).digest(24)
+    assert Keys.from_bytes(raw).trace_secret == expected
+    assert Keys.from_bytes(bytes(48) + raw[48:]).trace_secret == expected  # cookie keys rotate
+
+
 def test_asks_have_keys_of_their_own_for_each_epoch() -> None:
     keys = CookieKeys.from_bytes(bytes(range(32)))
     raw = [hashlib.shake_256(b"rauta ask" + bytes(half)).digest(16) for half in (range(16), range(16, 32))]
