@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from operator import add
 
 from rauta.bpf import Map
 
-__all__ = ["all_totals", "totals", "words"]
+__all__ = ["first_totals", "totals", "words"]
 
-_ENTRIES = 16384  # read by one system call
+_ENTRIES = 16384  # read by one system call, at most
+_WORD = 8  # bytes of a counter
 
 
 def words(values: bytes) -> array[int]:
@@ -27,12 +27,15 @@ def totals(value: bytes, width: int) -> list[int]:
     return _added(cpus[start : start + width] for start in range(0, len(cpus), width))
 
 
-def all_totals(counts: Map) -> list[int]:
-    """The sums over all CPUs of a per-CPU array of one counter each, by index."""
-    cpus_of = (
-        (words(values), len(values) // (8 * count)) for _, values, count in counts.raw_batches(_ENTRIES) if count
-    )
-    return list(chain.from_iterable(_added(cpus[cpu::number] for cpu in range(number)) for cpus, number in cpus_of))
+def first_totals(counts: Map, number: int) -> list[int]:
+    """The sums over all CPUs of a per-CPU array of one counter each: of the first `number` of them, or some more."""
+    found: list[int] = []
+    for _, values, count in counts.raw_batches(min(number, _ENTRIES)):
+        cpus_of, cpus = words(values), len(values) // (_WORD * count) if count else 1
+        found += _added(cpus_of[cpu::cpus] for cpu in range(cpus))
+        if len(found) >= number:
+            break
+    return found
 
 
 def _added(columns: Iterable[Sequence[int]]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rauta import agent_metrics, families
 from rauta.answers import BACKEND_STATES, backend_state
-from rauta.counting import all_totals, totals
+from rauta.counting import first_totals, totals
 from rauta.flows import count_flows
 from rauta.ids import route_label, route_name
 from rauta.latency import BOUNDS, Histogram
@@ -124,7 +124,8 @@ class _Written:
     def counters(self, router: Router) -> str:
         """Packets and requests."""
         maps = router.object.maps
-        by_route, by_backend = all_totals(maps["route_requests"]), all_totals(maps["backend_requests"])
+        by_route = first_totals(maps["route_requests"], max(self._routes, default=0) + 1)
+        by_backend = first_totals(maps["backend_requests"], max(self._backends.values(), default=0) + 1)
         return "".join(
             (
                 self._verdicts.text(router),
