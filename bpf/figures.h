@@ -13,8 +13,7 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC); /* user space alone adds entries: for its routes, and for none */
-	__uint(max_entries, 1); /* the loader sets it */
+	__uint(max_entries, 1); /* the loader sets how many routes there may be, and one more; it alone adds entries */
 	__type(key, __u32);
 	__type(value, struct route_figures);
 } figures SEC(".maps");

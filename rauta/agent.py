@@ -36,6 +36,7 @@ from rauta.ids import RouteName, route_name, route_tags
 from rauta.keys import Keys
 from rauta.latency import FIRST_BYTE_BOUNDS, Histogram
 from rauta.migration import adopt, migrate_all
+from rauta.room import capacity
 from rauta.sampling import Sampling
 
 __all__ = ["STATUSES", "Agent", "AgentRoute", "raw_figures"]
@@ -46,7 +47,6 @@ STATUSES = ("unread", "1xx", "2xx", "3xx", "4xx", "5xx")
 _UNKNOWN = 0
 """instead of a route's tag"""
 _FIGURES_AT_ONCE = 1024  # read by one system call
-_LEAST_ROOM = 65536  # routes that an agent can count by; an empty place takes 16 bytes
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,10 @@ class Agent(loading.Loaded):
                 agent.object.rodata["ask_address"] = tables.be32(asked_at)
                 agent.object.rodata["ask_port"] = tables.be16(config.recovery.port)
             agent.sampling = Sampling.prepare(agent.object, keys, *traces)
-            routes = sum(len(vip.routes) for vip in config.vips)
-            agent.object.maps["figures"].set_max_entries(1 + max(_LEAST_ROOM, 2 * routes))
+            room, figures = 1 + capacity(config).routes, earlier.get("figures")
+            if figures is not None:  # what is in it must have room
+                room = max(room, figures.max_entries)
+            agent.object.maps["figures"].set_max_entries(room)
             left = adopt(agent.object, _CARRIED, earlier)
             agent.object.load()
             migrate_all(agent.object, left, 0)
@@ -211,7 +213,8 @@ class Agent(loading.Loaded):
         figures, tags = self.object.maps["figures"], route_tags(config)
         if 1 + len(tags) > figures.max_entries:
             happened = f"it has {len(tags)} routes, and the agent was started with room for {figures.max_entries - 1}"
-            raise RautaError("changing an agent's configuration", happened, "Restart it.")
+            advice = f"Set capacity.routes to {len(tags)} or more, and restart it."
+            raise RautaError("changing an agent's configuration", happened, advice)
         there, zeros = dict(raw_figures(figures)), bytes(figures.value_size * possible_cpus())
         kept = {name: there[old] for name, old in self.tags.items() if old in there}
         fresh = {tag: kept.get(name, zeros) for name, tag in tags.items() if name not in kept or self.tags[name] != tag}

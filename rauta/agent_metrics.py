@@ -6,7 +6,7 @@ changed since the scrape before is not written again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rauta import families
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rauta.metrics import CommonPart
     from rauta.prometheus import Labels
 
-__all__ = ["AgentPage", "packets"]
+__all__ = ["AgentPage", "Routes", "packets"]
 
 _WORD = 8  # bytes
 _NS = 1e-9
@@ -39,7 +39,7 @@ class AgentPage:
     def __init__(self, daemon: AgentDaemon, common: CommonPart) -> None:
         self._daemon = daemon
         self._common = common
-        self._routes = _Routes(daemon.options.backend, daemon.agent)
+        self._routes = Routes(daemon.options.backend, daemon.agent)
 
     def render(self) -> bytes:
         """The page, as it is sent."""
@@ -49,7 +49,7 @@ class AgentPage:
         ).encode()
 
 
-class _Routes:
+class Routes:
     """The families of what agents count by route; of each route's series, what they said last."""
 
     def __init__(self, backend: str, agent: Agent) -> None:
@@ -59,6 +59,8 @@ class _Routes:
             raise TypeError("struct route_figures is no struct")
         self._width = layout.size // _WORD
         self._at = {name: member.offset // _WORD for name, member in layout.members.items()}
+        self._tags: Mapping[RouteName, int] = {}
+        self._labels: dict[int, Labels] = {0: (*_UNKNOWN, backend)}
         self._written: dict[Labels, tuple[bytes, tuple[str, str, str]]] = {}
 
     def text(self, agent: Agent) -> str:
@@ -74,10 +76,13 @@ class _Routes:
 
     def _found(self, agent: Agent) -> Iterator[tuple[Labels, bytes]]:
         """What there is anything of; and what is of no known route, in any case."""
-        names = {tag: _named(name) for name, tag in agent.tags.items()} | {0: _UNKNOWN}
+        if self._tags is not agent.tags:
+            self._tags = agent.tags
+            self._labels = {tag: (*_named(name), self._backend) for name, tag in self._tags.items()}
+            self._labels[0] = *_UNKNOWN, self._backend
         for tag, value in raw_figures(agent.object.maps["figures"]):
-            if tag in names and (tag == 0 or any(value)):
-                yield (*names[tag], self._backend), value
+            if tag in self._labels and (tag == 0 or value.count(0) < len(value)):
+                yield self._labels[tag], value
 
     def _series(self, labels: Labels, value: bytes) -> tuple[str, str, str]:
         counts = totals(value, self._width)

@@ -67,7 +67,7 @@ class Family:
         pairs = _pairs(self.labels, labels)
         before = f"{self.name}_bucket{{{pairs}{',' if pairs else ''}le="
         buckets = zip(times.bounds, accumulate(times.counts), strict=True)
-        text = "".join(f'{before}"{_number(bound)}"}} {total}\n' for bound, total in buckets)
+        text = "".join(f'{before}"{_bound(bound)}"}} {total}\n' for bound, total in buckets)
         braced = f"{{{pairs}}}" if pairs else ""
         return f"{text}{self.name}_sum{braced} {_number(times.sum)}\n{self.name}_count{braced} {times.count}\n"
 
@@ -135,3 +135,8 @@ def _escaped_help(text: str) -> str:
 
 def _number(value: Number) -> str:
     return "+Inf" if value == math.inf else repr(value)
+
+
+def _bound(value: float) -> str:
+    """Without what powers of ten leave behind in a float: a bound is a label, and to be found under its name."""
+    return "+Inf" if value == math.inf else f"{value:.12g}"

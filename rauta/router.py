@@ -35,6 +35,7 @@ from rauta.maglev import Table
 from rauta.migration import adopt, migrate_all
 from rauta.neighbours import NextHop
 from rauta.observation import Observation
+from rauta.room import Room, capacity
 from rauta.routing import Numbered, Routing
 from rauta.sampling import Sampling
 from rauta.standing import Standing
@@ -44,7 +45,6 @@ __all__ = ["EventCounts", "Plan", "Room", "RouteRequests", "Router", "capacity"]
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT", "ROUTED_MOVED")
 _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
-_LEAST_ROOM = 1024  # routes and hosts, if the configuration does not say
 _FRAME = ("flows", "capacity", "encapsulation", "recovery", "fallback", "interfaces", "mode", "metrics", "traces")
 _CARRIED = ("flows", "verdicts", "route_requests", "backend_requests", "latency", "event_states")
 """the maps that hold what packets have left there; all others say what the configuration does"""
@@ -83,14 +83,6 @@ class Plan:
     after: Numbered
     before: Numbered
     hops: Mapping[str, NextHop]
-
-
-@dataclass(frozen=True)
-class Room:
-    """How many routes and host names there may be at a time; the maps hold two sets of them while they change."""
-
-    routes: int
-    hosts: int
 
 
 class Router(loading.Loaded):
@@ -592,16 +584,6 @@ class Router(loading.Loaded):
         return tables.backend_entry(
             backend, hop.mac, interface=interface, source=neighbours.hardware_address(hop.interface)
         )
-
-
-def capacity(config: Config) -> Room:
-    """How many routes and host names a router with this configuration has room for."""
-    routes = sum(len(vip.routes) for vip in config.vips)
-    hosts = sum(len({route.host for route in vip.routes}) for vip in config.vips)
-    return Room(
-        routes=config.capacity.routes or max(_LEAST_ROOM, 2 * routes),
-        hosts=config.capacity.hosts or max(_LEAST_ROOM, 2 * hosts),
-    )
 
 
 def _handed_over(counters: Mapping[str, int]) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rauta.metrics import CommonPart
     from rauta.router import Router
 
-__all__ = ["Health", "RouterPage"]
+__all__ = ["Health", "RouterPage", "Written", "by_octaves", "figures"]
 
 _ACTIONS = {
     "PASS_": "passed",
@@ -57,18 +57,13 @@ class RouterPage:
     def __init__(self, daemon: Daemon, common: CommonPart) -> None:
         self._daemon = daemon
         self._common = common
-        self._written: _Written | None = None
+        self._written: Written | None = None
 
     def render(self, health: Health) -> bytes:
         """The page, as it is sent."""
         written, router = self._current(), self._daemon.router
         parts = (
-            written.counters(router),
-            written.backends(router, health),
-            _health(health),
-            _times(router),
-            _events(router),
-            _tables(router, written.config),
+            figures(router, written, health),
             families.INTERFACES.text(dict.fromkeys(self._daemon.modes.items(), 1)),
             self._recovery(),
             agent_metrics.packets(router.fallback_agent, "fallback") if router.fallback_agent else "",
@@ -76,7 +71,7 @@ class RouterPage:
         )
         return "".join(parts).encode()
 
-    def _current(self) -> _Written:
+    def _current(self) -> Written:
         """A reload sets the configuration, and then its numbers: whoever comes in between looks again."""
         router = self._daemon.router
         for _ in range(_ATTEMPTS):
@@ -84,10 +79,10 @@ class RouterPage:
             if self._written is not None and self._written.config is config and self._written.ids is ids:
                 return self._written
             try:
-                self._written = _Written(router, config, ids)
+                self._written = Written(router, config, ids)
             except KeyError:
                 time.sleep(_MOMENT)
-        return _Written(router, router.config, router.ids)
+        return Written(router, router.config, router.ids)
 
     def _recovery(self) -> str:
         recovery = self._daemon.recovery
@@ -95,7 +90,21 @@ class RouterPage:
         return "".join(families.RECOVERY[name].one(count) for name, count in counts.items())
 
 
-class _Written:
+def figures(router: Router, written: Written, health: Health) -> str:
+    """What the packet path has counted, and what its tables hold."""
+    return "".join(
+        (
+            written.counters(router),
+            written.backends(router, health),
+            _health(health),
+            _times(router),
+            _events(router),
+            _tables(router, written.config),
+        )
+    )
+
+
+class Written:
     """All series of one configuration, and where their values are. KeyError if one of them has no number there."""
 
     def __init__(self, router: Router, config: Config, ids: Ids) -> None:
