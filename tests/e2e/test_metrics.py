@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
 
 from e2e.bench import SECONDS, Bench, bench, eventually
 from e2e.test_figures import curl, serve
@@ -23,6 +27,7 @@ from rauta.ids import route_label
 from rauta.prometheus import Family
 
 FILE = Path(__file__).parent / "data" / "metered.network.yaml"
+DEPLOYED = Path(__file__).parents[2] / "deploy"
 ROUTER_PORT, AGENT_PORT = 9477, 9478
 BACKENDS = ("web-1", "web-2", "api-1")
 API = route_label(("shop", "shop.test", "prefix", "/api", None))
@@ -348,3 +353,81 @@ def test_scrapes_lose_no_packet(metered: Bench) -> None:
     counts = [value(page, "rauta_requests_total", route=WEB) for page in pages]
     assert counts == sorted(counts)
     assert len(pages) > 3
+
+
+# ---- what reads it ----------------------------------------------------------------------------------------
+
+NOT_OURS = {"up", "instance", "job", "le"}
+SELECTOR = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{([^}]*)\})?")
+MATCHER = re.compile(r'([a-z_]+)\s*(=~|!=|!~|=)\s*"([^"]*)"')
+GROUPING = re.compile(r"\b(?:by|on|group_left|ignoring|without)\s*\(([^)]*)\)")
+
+
+def queries() -> Iterator[str]:
+    """Of the alerts and the dashboard, without the names of what rules record."""
+    groups = YAML(typ="safe").load(DEPLOYED / "prometheus/rauta.rules.yml")["groups"]
+    yield from (rule["expr"] for group in groups for rule in group["rules"])
+    board = json.loads((DEPLOYED / "grafana/rauta.json").read_text())
+    yield from (target["expr"] for panel in board["panels"] for target in panel.get("targets", ()))
+    yield from (one["expr"] for one in board["annotations"]["list"])
+
+
+def recorded() -> set[str]:
+    groups = YAML(typ="safe").load(DEPLOYED / "prometheus/rauta.rules.yml")["groups"]
+    return {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+
+
+def test_alerts_and_dashboard_ask_for_what_there_is(metered: Bench) -> None:
+    """Each name, each label, and each value that a query picks out, in what this router and these agents say."""
+    assert curl(metered, "/api/ok", "/web/ok") == [200, 200]
+    there: dict[str, dict[str, set[str]]] = {}
+    for page in (of_router(metered), of_agent(metered, "api-1")):
+        for name, labels in page:
+            known = there.setdefault(name, {})
+            for label, text in labels:
+                known.setdefault(label, set()).add(text)
+    asked = 0
+    for query in queries():
+        labels_used = {one for words in GROUPING.findall(query) for one in re.split(r"[,\s]+", words) if one}
+        for name, matchers in SELECTOR.findall(query):
+            if not re.match("rauta_|process_", name):
+                continue
+            asked += 1
+            assert name in there, query
+            for label, operator, text in MATCHER.findall(matchers):
+                assert label in there[name] or label in NOT_OURS, query
+                if label in NOT_OURS or "$" in text or text == "generic":  # as this router is not
+                    continue
+                alternatives = [text] if operator in ("=", "!=") else written_out(text)
+                assert set(alternatives) <= there[name][label], query
+        names = [name for name, _ in SELECTOR.findall(query) if name in there]
+        assert names or any(one in query for one in recorded()) or "up{" in query, query
+        known_labels = {label for name in names for label in there[name]}
+        assert labels_used <= known_labels | NOT_OURS, query
+    assert asked > 60
+
+
+def written_out(pattern: str) -> list[str]:
+    """The texts that a simple pattern stands for: alternatives, one group, or one set of digits."""
+    if group := re.search(r"\(([^)]*)\)", pattern):
+        return [pattern.replace(group[0], one) for one in group[1].split("|")]
+    found = []
+    for one in pattern.split("|"):
+        digits = re.search(r"\[(\d+)\]", one)
+        found += [one.replace(digits[0], digit) for digit in digits[1]] if digits else [one]
+    return found
+
+
+@pytest.mark.parametrize("part", ["router", "agent"])
+def test_promtool_has_nothing_to_say(metered: Bench, part: str) -> None:
+    """About names, units, types and helps."""
+    tool = shutil.which("promtool") or pytest.skip("needs promtool (Debian: prometheus)")
+    host, port = {
+        "router": (metered.network.routers[0], ROUTER_PORT),
+        "agent": (metered.network.hosts["api-1"], AGENT_PORT),
+    }[part]
+    text = fetched(host, port)[1]
+    done = subprocess.run(
+        [tool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
