@@ -13,6 +13,8 @@
 
 static const __u32 no_vip;
 
+#include "carry.h"
+
 SEC("tc")
 int rauta_agent_ingress(struct __sk_buff *skb)
 {

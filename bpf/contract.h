@@ -531,6 +531,7 @@ enum verdict {
 	DROP_NOTICE = 32,		/* an agent's word that a connection has moved: noted */
 	DROP_DOWN = 34,			/* what needs no answer, for a backend that is down */
 	DROP_NOTICE_FORGED = 33,	/* the same by nobody who may say so, or too old */
+	DROP_PAUSED = 35,		/* the flow table is just going over to another one (pause.h): it comes again */
 
 	/* Router: answered by XDP_TX. What is said to be an HTTP status is one in answer to a connection's first
 	 * request. A later one gets a reset, counted as the same reason. */
@@ -603,6 +604,7 @@ enum verdict {
 	AGENT_DROP_ORDER = 156,		/* an order by nobody who may give it, or too old, or about no connection here */
 	AGENT_DROP_BUSY = 157,		/* an order, or what follows it, before its connection can move: it comes again */
 	AGENT_DROP_EARLY = 158,		/* a request that has overtaken what is before it */
+	AGENT_DROP_PAUSED = 159,	/* the state of connections is just going over to another agent (carry.h): it comes again */
 	AGENT_DROP_ASK = 155,		/* a question by nobody who may ask, or about a tuple that is just opening */
 
 	/* Agent, ingress: round through ingress once more */
@@ -619,6 +621,7 @@ enum verdict {
 	AGENT_EGRESS_TRANSLATED,
 	AGENT_EGRESS_DROP,		/* translation failed: the local address must not leak */
 	AGENT_EGRESS_MUTED,		/* of a connection that has moved to another backend */
+	AGENT_EGRESS_PAUSED,		/* like AGENT_DROP_PAUSED */
 
 	/* Router: a connection that the fallback gets, by what its first data is ... */
 	FALLBACK_NOT_HTTP = VERDICT_FALLBACK, /* does not start with an HTTP/1 method */

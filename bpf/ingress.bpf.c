@@ -19,6 +19,7 @@
 #include "observe.h"
 #include "order.h"
 #include "packet.h"
+#include "pause.h"
 #include "recover.h"
 #include "reply.h"
 #include "route.h"

@@ -35,7 +35,7 @@ from rauta.errors import RautaError
 from rauta.ids import RouteName, route_name, route_tags
 from rauta.keys import Keys
 from rauta.latency import FIRST_BYTE_BOUNDS, Histogram
-from rauta.migration import adopt, migrate_all
+from rauta.migration import Migration, adopt, migrate
 from rauta.room import capacity
 from rauta.sampling import Sampling
 
@@ -71,6 +71,9 @@ _FRAME = ("encapsulation", "recovery", "metrics", "traces")
 
 _CARRIED = ("mappings", "connections", "consumed", "verdicts", "figures")
 """the maps that hold what packets have left there; all others say what the configuration does"""
+_NAME_LENGTH = 15  # of what the kernel knows a program by: BPF_OBJ_NAME_LEN
+_OF_CONNECTIONS = {"mappings", "connections"}
+_PAUSES: dict[Direction, str] = {"egress": "rauta_pause_out", "ingress": "rauta_pause_in"}
 
 Services: TypeAlias = Callable[[Config], list[tables.Entry]]
 """The entries of the map `services` for a host, of any configuration."""
@@ -94,6 +97,8 @@ class Agent(loading.Loaded):
         self.made_clsact = False
         self.tags: Mapping[RouteName, int] = {}
 
+        self._migration: Migration | None = None
+
     @classmethod
     def load(
         cls,
@@ -111,8 +116,9 @@ class Agent(loading.Loaded):
         Of `keys` it uses the cookie keys and the agents' secret. One request in `traces_one_in` is told to a
         `TraceReader`, and at most `traces_rate` a second on each CPU; 0 for none. `Observation` says the same for a
         router, and both are to agree. `earlier` are the maps of an agent that this one is to take the place of, see
-        `attach`, and `tags` its own: connections and counters go on. RautaError if there is no such backend; RautaError
-        or LoadError say what the machine lacks (the agent needs Linux 6.9), or what the verifier said.
+        `attach`, and `tags` its own: connections and counters go on; the maps stay open until then. RautaError if there
+        is no such backend; RautaError or LoadError say what the machine lacks (the agent needs Linux 6.9), or what the
+        verifier said.
         """
         address = config.backends()[backend].address if backend in config.backends() else None
         services = partial(_services_of, backend, address)
@@ -158,8 +164,15 @@ class Agent(loading.Loaded):
                 room = max(room, figures.max_entries)
             agent.object.maps["figures"].set_max_entries(room)
             left = adopt(agent.object, _CARRIED, earlier)
+            counted = left.pop("figures", None)
+            for name in _PAUSES.values():
+                agent.object.programs[name].set_autoload(not left.keys().isdisjoint(_OF_CONNECTIONS))
             agent.object.load()
-            migrate_all(agent.object, left, 0)
+            if counted is not None and counted.type == agent.object.maps["figures"].type:  # once: tags may change then
+                migrate(counted, agent.object.maps["figures"])
+            if left:
+                agent._migration = Migration(agent.object, left)
+                agent._migration.copy()
             if (served := earlier.get("services")) is not None:  # who does not lead here any more may have connections
                 agent.object.maps["services"].update_batch(served.items_batch())
             agent._slots.fill()
@@ -244,27 +257,52 @@ class Agent(loading.Loaded):
         """Attaches to both directions of an interface of the calling thread's network namespace: (ingress, egress).
 
         `replace`: an agent's programs that are attached there give way, without a packet in between that sees none;
-        `made_clsact` is then what it said.
+        `made_clsact` is then what its attachments said. An earlier agent on several interfaces gives way by `take_over`
+        first, if this one is to go on with its connections.
 
         Egress comes first and goes last, so that no reply leaves with the local address. RautaError if there is no such
         interface or if tcp_syncookies is off in this namespace; AttachError if the kernel refuses.
         """
         _require_syncookies(interface)
         index = loading.interface_index(interface)
-        egress = self._attach_one(index, "egress", replace, made_clsact)
-        ingress = self._attach_one(index, "ingress", replace, made_clsact)
+        if replace:
+            self.take_over(interface, made_clsact=made_clsact)
+        egress = self._attach_one(index, "egress", "rauta_agent_egress", replace, made_clsact)
+        ingress = self._attach_one(index, "ingress", "rauta_agent_ingress", replace, made_clsact)
         self.made_clsact |= ingress.made_clsact
         return ingress, egress
+
+    def take_over(self, *interfaces: str, made_clsact: bool = False) -> None:
+        """Brings over what the earlier agent's programs have written since `load`, once they are off all interfaces.
+
+        Nothing happens where their maps are used as they are. Else, until `attach(replace=True)` on each of the
+        interfaces, what is of connections is dropped there, and comes again (docs/upgrades.md).
+        """
+        if self._migration is None:
+            return
+        self._migration.catch_up()
+        paused = [name for name in _PAUSES.values() if self.object.programs[name].loaded]
+        for index in map(loading.interface_index, interfaces if paused else ()):
+            for direction, name in _PAUSES.items():
+                if attached_tc_id(index, direction):
+                    self._attach_one(index, direction, name, True, made_clsact)
+        with GracePeriod() as grace:
+            grace.wait()
+        self._migration.copy()
+        self._migration = None
 
     def leave(self) -> None:
         """Ends with this process, but leaves everything as it is: packets go on. Safe to repeat."""
         self._undo.pop_all()
         self.object.close()
 
-    def _attach_one(self, index: int, direction: Direction, replace: bool, made_clsact: bool) -> TcAttachment:
-        program = self.object.programs[f"rauta_agent_{direction}"]
+    def _attach_one(
+        self, index: int, direction: Direction, name: str, replace: bool, made_clsact: bool
+    ) -> TcAttachment:
+        program = self.object.programs[name]
         present = attached_tc_id(index, direction) if replace else None
-        ours = present if present and program_name(present) == program.info().name else False
+        named = (name[:_NAME_LENGTH] for name in (f"rauta_agent_{direction}", _PAUSES[direction]))
+        ours = present if present and program_name(present) in named else False
         attachment = attach_tc(index, program, direction, replace=ours, made_clsact=made_clsact)
         self._undo_here(attachment.detach)
         return attachment

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rauta import namespaces
+from rauta import namespaces, tables
 from rauta.agent import Agent
 from rauta.config import Config, load_config
 from rauta.errors import RautaError
@@ -66,6 +66,7 @@ class AgentDaemon(Service):
                 namespace=namespace or self.options.namespace,
             )
             with self._entered():
+                self.agent.take_over(*self.options.interfaces, made_clsact=self.state.made_clsact)
                 for interface in self.options.interfaces:
                     self.agent.attach(interface, replace=True, made_clsact=self.state.made_clsact)
             self.save(made_clsact=self.agent.made_clsact)
@@ -117,4 +118,6 @@ class AgentDaemon(Service):
         if not self.options.interfaces:
             advice = "Name one: --interface eth0, or RAUTA_INTERFACE=eth0."
             raise RautaError(f"starting with {self.file}", "no interface is named", advice)
-        return load_config(self.file)
+        config = load_config(self.file)
+        tables.services(config, self.options.backend)  # which says if there is no such backend
+        return config

@@ -34,6 +34,7 @@ The models are frozen. What one field may hold is said here, what fields must ag
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,7 +173,8 @@ class Backend(_Model):
 class Health(_Model):
     """How a cluster's backends are checked, each on the address and port that it serves on (docs/health.md).
 
-    A check is a TCP connection or, with `http`, a GET of that path that is answered with `status`, within `timeout`.
+    A check is a TCP connection or, with `http`, a GET of that path that is answered with `status`, within `timeout`
+    (without it, half the interval, and a second at most).
     Checks of one backend begin `interval` apart, give or take the share `jitter` of it. It is unhealthy after `fall`
     failures on end, healthy again after `rise` successes. `all_fail`: what a cluster does that has no healthy backend:
     `keep` them all, as if they were, or `refuse` requests with 503.
@@ -182,11 +184,20 @@ class Health(_Model):
     host: Annotated[str, AfterValidator(paths.host_name)] | None = None
     status: tuple[Annotated[int, Field(strict=True, ge=100, le=599)], ...] = (200,)
     interval: Annotated[Duration, Field(ge=0.05, le=3600)] = references.HEALTH_INTERVAL
-    timeout: Annotated[Duration, Field(ge=0.01, le=60)] = references.HEALTH_TIMEOUT
+    timeout: Annotated[Duration, Field(ge=0.01, le=60)] = references.HEALTH_INTERVAL / 2
     rise: Annotated[int, Field(strict=True, ge=1, le=100)] = 2
     fall: Annotated[int, Field(strict=True, ge=1, le=100)] = 3
     jitter: Annotated[Share, Field(le=0.5)] = 0.1
     all_fail: Literal["keep", "refuse"] = "keep"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _give_time(cls, data: Any) -> Any:
+        """So that failures are noticed within `fall` intervals."""
+        interval = references.seconds(data.get("interval")) if isinstance(data, Mapping) else None
+        if interval is None or data.get("timeout") is not None:
+            return data
+        return {**data, "timeout": f"{min(1.0, max(0.01, interval / 2))}s"}
 
 
 class Cluster(_Model):

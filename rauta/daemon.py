@@ -14,10 +14,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from rauta import control, failing, offloads
+from rauta import control, failing, loading, offloads
 from rauta.answers import Answers
+from rauta.bpf import XdpMode
 from rauta.config import Config, load_config
 from rauta.errors import RautaError
 from rauta.events import EventReader
@@ -94,7 +95,7 @@ class Daemon(Service):
             self.recovery = stack.enter_context(Recovery(self.router))
 
     def _attach(self, config: Config, agent_maps: Mapping[str, Any]) -> None:
-        with_gro = {name for name in config.interfaces if offloads.has_gro(name)}
+        with_gro = {name for name in config.interfaces if loading.interface_index(name) and offloads.has_gro(name)}
         attachments = self.router.attach(
             *config.interfaces,
             mode=config.mode,
@@ -151,6 +152,9 @@ class Daemon(Service):
         if not interfaces:
             advice = "Name one: `interfaces: [eth0]` there, --interface eth0, or RAUTA_INTERFACE=eth0."
             raise RautaError(f"starting with {self.file}", "it names no interface", advice)
+        if self.options.mode not in ("", *get_args(XdpMode)):
+            known = ", ".join(get_args(XdpMode))
+            raise RautaError(f"starting in mode {self.options.mode!r}", "there is no such mode", f"There are: {known}.")
         return config.model_copy(update={"interfaces": interfaces, "mode": self.options.mode or config.mode})
 
     def schedule(self, config: Config) -> Schedule:

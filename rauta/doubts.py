@@ -117,11 +117,6 @@ def _wider(vip: Vip, host: str) -> list[str | None]:
 def _cluster(cluster: Cluster, used: bool, where: Location) -> Iterator[Doubt]:
     if not used:
         yield Doubt((*where, "name"), f"no route leads to {cluster.name}", "add one, or remove the cluster")
-    health = cluster.health
-    if health is not None and health.timeout > health.interval:
-        field = "timeout" if "timeout" in health.model_fields_set else "interval"
-        problem = f"a check may take {health.timeout:g} s, and the next one begins after {health.interval:g} s"
-        yield Doubt((*where, "health", field), problem, "a timeout of no more than the interval")
     first: dict[tuple[object, int], str] = {}
     for index, backend in enumerate(cluster.backends):
         other = first.setdefault((backend.address, backend.port), backend.name)

@@ -99,6 +99,11 @@ class Instance:
         self.control = self.folder / "control.sock"
         self.secrets = self.folder / "secrets.yaml"
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is something of it."""
+        return self.folder.exists()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """While inside, no other process has this instance. RautaError says which one has it."""

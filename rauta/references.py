@@ -19,9 +19,9 @@ from rauta.contract import MAX_BACKENDS, MAX_ROUTES
 from rauta.mistakes import Location, Mistake
 from rauta.units import SECONDS, split
 
-__all__ = ["HEALTH_INTERVAL", "HEALTH_TIMEOUT", "mistakes"]
+__all__ = ["HEALTH_INTERVAL", "mistakes", "seconds"]
 
-HEALTH_INTERVAL, HEALTH_TIMEOUT = 2.0, 1.0
+HEALTH_INTERVAL, MAX_TIMEOUT = 2.0, 60.0
 """seconds, where the file says nothing"""
 
 Value = TypeVar("Value")
@@ -201,14 +201,14 @@ def _health(cluster: _Entry) -> Iterator[Mistake]:
 
 
 def _timeout(health: _Entry) -> Iterator[Mistake]:
-    timeout = _seconds(health.fields.get("timeout", HEALTH_TIMEOUT))
-    interval = _seconds(health.fields.get("interval", HEALTH_INTERVAL))
-    if timeout is not None and interval is not None and timeout > interval:
+    timeout = seconds(health.fields.get("timeout", 0.0))
+    interval = seconds(health.fields.get("interval", HEALTH_INTERVAL))
+    if timeout is not None and interval is not None and interval < timeout <= MAX_TIMEOUT:
         problem = f"{timeout:g} s is longer than the interval, {interval:g} s"
         yield health.mistake("timeout", problem, f"at most {interval:g}s")
 
 
-def _seconds(duration: Any) -> float | None:
+def seconds(duration: Any) -> float | None:
     """A duration as a file has it, or a model; None if it is none."""
     if isinstance(duration, float):
         return duration

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -23,7 +23,17 @@ from typing import Any, Self
 from rauta import asks, failing, keyslots, loading, neighbours, offloads, tables
 from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted
-from rauta.bpf import BpfObject, Map, XdpAttachment, XdpMode, attach_xdp, attached_xdp_id, possible_cpus, program_name
+from rauta.bpf import (
+    BpfObject,
+    GracePeriod,
+    Map,
+    XdpAttachment,
+    XdpMode,
+    attach_xdp,
+    attached_xdp_id,
+    possible_cpus,
+    program_name,
+)
 from rauta.config import Backend, Cluster, Config, Route
 from rauta.contract import FALLBACK_BACKEND, FLOW_WAYS, MEMBER_WORDS
 from rauta.errors import RautaError
@@ -32,7 +42,7 @@ from rauta.ids import Ids, Names, route_name, route_tags
 from rauta.keys import Keys
 from rauta.latency import Histogram
 from rauta.maglev import Table
-from rauta.migration import adopt, migrate_all
+from rauta.migration import Migration, adopt
 from rauta.neighbours import NextHop
 from rauta.observation import Observation
 from rauta.room import Room, capacity
@@ -42,6 +52,7 @@ from rauta.standing import Standing
 
 __all__ = ["EventCounts", "Plan", "Room", "RouteRequests", "Router", "capacity"]
 
+_PROGRAM, _PAUSE = "rauta_ingress", "rauta_pause"
 _ROUTED = ("ROUTED_FIRST", "ROUTED_NEXT", "ROUTED_MOVED")
 _FALLBACK = "FALLBACK_"
 _FALLBACK_LATER = ("FALLBACK_AGAIN", "FALLBACK_FORWARDED", "FALLBACK_CLOSE")
@@ -109,6 +120,7 @@ class Router(loading.Loaded):
         self._unreached: frozenset[str] = frozenset()
         self._names: Names | None = None
         self._fallback_agent: Agent | None = None
+        self._migration: Migration | None = None
 
     @classmethod
     def load(
@@ -126,8 +138,8 @@ class Router(loading.Loaded):
         `observation` says what is timed and told besides the counters, which there are always. `earlier` are the maps
         of a router that this one is to take the place of, and `ids` its numbers: connections and counters go on. That
         one may be attached until this one is (`attach(replace=True)`); in between, packets are routed by the old
-        configuration. Its flow key must be the same. RautaError or LoadError say what the machine lacks, or what the
-        verifier said.
+        configuration. Its flow key must be the same, and its maps stay open until then. RautaError or LoadError say
+        what the machine lacks, or what the verifier said.
         """
         keys = _collision_free(config, keys)
         ids = ids.following(config, capacity(config).routes)
@@ -139,8 +151,12 @@ class Router(loading.Loaded):
             router.sampling = Sampling.prepare(router.object, keys, observation.traces_one_in, observation.traces_rate)
             router._size_maps()
             left = adopt(router.object, _CARRIED, earlier)
+            router.object.programs[_PAUSE].set_autoload("flows" in left)
             router.object.load()
-            migrate_all(router.object, left, keys.flow_key)
+            if left:
+                router._migration = Migration(router.object, left, keys.flow_key)
+                router._undo.callback(router._migration.close)
+                router._migration.copy()
             router._fill_maps(earlier.get("backends"))
             router._write_tags(config, ids)
         except BaseException:
@@ -162,10 +178,11 @@ class Router(loading.Loaded):
         `mode` is "native", "generic" or "best-effort" (native where the driver can); each attachment's `mode` is the
         one in use. A packet for a backend behind another interface than it came in on is redirected there; the driver
         of that one must be able to send for XDP (veth: its peer needs an XDP program, too). `replace`: a router's
-        program that is attached there gives way, without a packet in between that sees none. RautaError if there is no
-        such interface, a backend cannot be reached through any of them (unless `strict` is False: then it gets no
-        requests until `refresh_hops` finds it), or this router is attached already; AttachError if the kernel refuses.
-        Then it is attached nowhere.
+        program that is attached there gives way, without a packet in between that sees none; if its flow table is of
+        another size or layout, all packets of connections are dropped for some milliseconds in between
+        (docs/upgrades.md). RautaError if there is no such interface, a backend cannot be reached through any of them
+        (unless `strict` is False: then it gets no requests until `refresh_hops` finds it), or this router is attached
+        already; AttachError if the kernel refuses. Then it is attached nowhere.
 
         A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
         that takes what every agent takes (Linux 6.9, tcp_syncookies). `earlier` and `made_clsact` are about the agent
@@ -181,6 +198,7 @@ class Router(loading.Loaded):
         with ExitStack() as undo:
             if self.config.fallback is not None:
                 self._attach_fallback(list(indices), undo, replace, earlier, made_clsact)
+            self._bring_over(indices, mode, undo)
             attachments = tuple(self._attach_one(index, name, mode, undo, replace) for index, name in indices.items())
             self._undo_here(undo.pop_all().close)
         self._interfaces = tuple(indices)
@@ -194,10 +212,8 @@ class Router(loading.Loaded):
         self.object.close()
 
     def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack, replace: bool) -> XdpAttachment:
-        program = self.object.programs["rauta_ingress"]
-        present = attached_xdp_id(index) if replace else None
-        ours = present if present and program_name(present) == program.info().name else None
-        attachment = attach_xdp(index, program, mode, replace=ours)
+        ours = _attached(index) if replace else None
+        attachment = attach_xdp(index, self.object.programs[_PROGRAM], mode, replace=ours)
         undo.callback(attachment.detach)
         if attachment.mode == "generic":
             undo.enter_context(offloads.gro_off(interface))
@@ -221,6 +237,21 @@ class Router(loading.Loaded):
             agent.set_keys(keys)
         self._slots.exchange(keys.cookies)
 
+    def _bring_over(self, interfaces: Iterable[int], mode: XdpMode, undo: ExitStack) -> None:
+        """What the earlier router's program has written since `load`: the last of it while neither program is on."""
+        if self._migration is None:
+            return
+        self._migration.catch_up()
+        pause = self.object.programs[_PAUSE]
+        for index in interfaces:
+            if pause.loaded and (present := _attached(index)) is not None:
+                undo.callback(attach_xdp(index, pause, mode, replace=present).detach)
+        with GracePeriod() as grace:
+            grace.wait()
+        self._migration.copy()
+        self._migration.close()
+        self._migration = None
+
     # ---- another configuration -------------------------------------------------------------------------
 
     def plan(self, config: Config) -> Plan:
@@ -235,7 +266,7 @@ class Router(loading.Loaded):
         ids = self.ids.following(config, capacity(self.config).routes)
         ids = ids.renewed(_renewed_clusters(self.config, config))
         after = Numbered(config, ids)
-        self._routing.check(after)
+        self._routing.check(before, after)
         known = self.config.backends()
         new = {name: one for name, one in config.backends().items() if known.get(name) != one}
         found = neighbours.next_hops((one.address for one in new.values()), self._interfaces, strict=False)
@@ -393,7 +424,7 @@ class Router(loading.Loaded):
     def _effective(self, config: Config | None = None) -> Config:
         """The configuration with the weights that backends have now."""
         config = self.config if config is None else config
-        return replace(self.standing, unhealthy=self.standing.unhealthy | self._unreached).config(config)
+        return replace(self.standing, drained=self.standing.drained | self._unreached).config(config)
 
     def _write_clusters(self, before: Numbered, after: Numbered) -> None:
         """The tables and members of clusters that are not what they were."""
@@ -438,6 +469,8 @@ class Router(loading.Loaded):
         backends = self.config.backends().values()
         address = neighbours.own_address(interfaces[0], (backend.address for backend in backends))
         agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address, earlier=earlier))
+        if replace:
+            agent.take_over(*map(socket.if_indextoname, interfaces), made_clsact=made_clsact)
         for interface in interfaces:
             agent.attach(socket.if_indextoname(interface), replace=replace, made_clsact=made_clsact)
         entry = tables.local_backend_entry(address)
@@ -584,6 +617,12 @@ class Router(loading.Loaded):
         return tables.backend_entry(
             backend, hop.mac, interface=interface, source=neighbours.hardware_address(hop.interface)
         )
+
+
+def _attached(index: int) -> int | None:
+    """The router's program on an interface, or that which an interrupted upgrade has left in its place."""
+    present = attached_xdp_id(index)
+    return present if present and program_name(present) in (_PROGRAM, _PAUSE) else None
 
 
 def _handed_over(counters: Mapping[str, int]) -> list[str]:

@@ -115,9 +115,19 @@ class Routing:
             del self._sets[name]
         self._forget(leftovers)
 
-    def check(self, after: Numbered) -> None:
-        """HashCollision if two names or paths of a configuration would be one."""
-        tables.router_tables(after.config, self._route_key, after.ids)
+    def check(self, before: Numbered, after: Numbered) -> None:
+        """HashCollision if two names of a VIP, or two paths of a host, would be one in the configuration to come."""
+        olds = {vip.name: vip for vip in before.config.vips}
+        for vip in after.config.vips:
+            hosts = tables.by_host(vip)
+            old = olds.get(vip.name)
+            changed = list(hosts) if old is None else _differing(old, vip, before, after)
+            for host in (host for host in changed if host in hosts):
+                routes = tables.host_routes(vip, hosts[host], after.config, self._route_key, after.ids, 0)
+                tables.check_unique((), routes.paths)
+            named = [host for host in hosts if host is not None]
+            nothing = HostRoutes(0, 0, [])
+            tables.check_unique([tables.host_entry(host, 0, nothing, self._route_key) for host in named], ())
 
     # ---- one VIP ---------------------------------------------------------------------------------------
 

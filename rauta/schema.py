@@ -112,7 +112,10 @@ FIELDS: Mapping[type[BaseModel], Mapping[str, tuple[str, str]]] = {
         "host": ("Host of that GET; only with `http`.", "shop.test"),
         "status": ("Statuses that count as healthy, 100 to 599; only with `http`.", "[200, 204]"),
         "interval": ("Time from one check's beginning to the next one's: 50ms to 1h.", "2s"),
-        "timeout": ("Time within which a check must succeed: 10ms to 60s.", "1s"),
+        "timeout": (
+            "Time within which a check must succeed: 10ms to the interval. Left out, half of that, and 1s at most.",
+            "1s",
+        ),
         "rise": ("Successes on end after which a backend is healthy again.", "2"),
         "fall": ("Failures on end after which a backend is unhealthy.", "3"),
         "jitter": ("Share of the interval by which checks are early or late at random, up to 50%.", "10%"),

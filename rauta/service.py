@@ -94,10 +94,16 @@ class Service(ABC):
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. RautaError if it cannot start; packets then go on as before."""
         async with AsyncExitStack() as stack:
+            fresh = not self.instance.exists
             stack.enter_context(self.instance.locked())
-            self.state = self.instance.state()
-            self.start(stack)
-            await self.serve(stack)
+            try:
+                self.state = self.instance.state()
+                self.start(stack)
+                await self.serve(stack)
+            except BaseException:
+                if fresh:
+                    stack.callback(self.instance.remove)
+                raise
             self._listen()
             async with asyncio.TaskGroup() as tasks:
                 jobs = (*self.jobs(), self._watch, self._load_when_told, self._rotate)

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rauta.config import Cluster, Config
-from rauta.health import BackendHealth
+
+if TYPE_CHECKING:
+    from rauta.health import BackendHealth
 
 __all__ = ["Standing"]
 

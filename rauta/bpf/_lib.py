@@ -78,6 +78,17 @@ class TestRunOpts(_Options):
     ]
 
 
+class LinkCreateOpts(_Options):
+    """struct bpf_link_create_opts, as far as iterators need it."""
+
+    _fields_: ClassVar = [
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("iter_info", c_void_p),
+        ("iter_info_len", c_uint32),
+    ]
+
+
 class XdpAttachOpts(_Options):
     """struct bpf_xdp_attach_opts."""
 
@@ -235,6 +246,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_prog_load": (c_int, [c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p]),
     "bpf_prog_test_run_opts": (c_int, [c_int, POINTER(TestRunOpts)]),
     "bpf_enable_stats": (c_int, [c_int]),
+    "bpf_link_create": (c_int, [c_int, c_int, c_int, POINTER(LinkCreateOpts)]),
+    "bpf_iter_create": (c_int, [c_int]),
     "ring_buffer__new": (c_void_p, [c_int, RING_SAMPLE_FN, c_void_p, c_void_p]),
     "ring_buffer__epoll_fd": (c_int, [c_void_p]),
     "ring_buffer__consume": (c_int, [c_void_p]),

@@ -442,13 +442,16 @@ class Agent(Bench):
         routes: int = 0,
         **constants: int,
     ) -> None:
-        """Loads the programs. `services`: from VIP and port to local address and port; `constants` of the object.
+        """Loads the programs. `services`: from VIP and port to local address and port.
 
-        It counts by so many `routes`.
+        With `constants` of the object, all of them are loaded, also those that are left out by default. It counts by so
+        many `routes`.
         """
         obj = loading.open_object("agent")
         for name, value in constants.items():
             obj.rodata[name] = value
+        for program in obj.programs.values() if constants else ():
+            program.set_autoload(True)
         obj.rodata["routers_prefix"], obj.rodata["routers_mask"] = oracle.be32(routers), oracle.be32(mask)
         obj.rodata["consumed_key"], obj.rodata["consumed_sets"] = oracle.CONSUMED_KEY, CONSUMED_SETS
         obj.rodata["digest_keys"] = oracle.DIGEST_KEYS

@@ -24,6 +24,7 @@ from packets.observed import KEYS, member
 from packets.oracle import Route
 from rauta import tables
 from rauta.config import Config
+from rauta.contract import FALLBACK_BACKEND
 from rauta.events import Event, EventReader
 from rauta.explain import Client, explain
 from rauta.observation import EventRates, Observation
@@ -114,7 +115,7 @@ def pair(config: Config) -> Iterator[Pair]:
         for index, backend in enumerate(config.backends().values()):
             backends.update(index, tables.backend_entry(backend, oracle.mac(BACKEND_MAC)))
         if config.fallback is not None:
-            backends.update(tables.fallback_index(config), tables.local_backend_entry(IPv4Address("198.18.0.2")))
+            backends.update(FALLBACK_BACKEND, tables.local_backend_entry(IPv4Address("198.18.0.2")))
         with EventReader(router) as reader:
             yield Pair(router, reader)
 

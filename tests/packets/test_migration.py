@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -15,13 +13,14 @@ import pytest
 from packets import bench, oracle
 from packets.bench import FLOW_SETS, Router, entry
 from packets.frames import Connection, request
+from packets.next_version import next_version
 from rauta import loading
 from rauta.bpf import BpfObject, Map, describe_difference
 from rauta.errors import RautaError
-from rauta.migration import migrate, migrate_flows
+from rauta.flow_copy import FlowCopy
+from rauta.migration import migrate
 
 HEAD = request("/")
-SOURCES = Path(loading.__file__).parents[1] / "bpf"
 CHANGES = (
     ("\t__u32 cluster;\t\t/* index; the newest", "\t__u16 added;\n\t__u16 cluster;\t\t/*"),  # struct flow: no larger,
     ("\t__u64 packets[VERDICT_COUNT];", "\t__u64 since;\n\t__u64 packets[VERDICT_COUNT];"),  # as the stack is full
@@ -30,33 +29,19 @@ CHANGES = (
 
 
 @pytest.fixture(scope="module")
-def next_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ingress.bpf.c compiled with a contract.h that has a member more in three structs, and one that is narrower."""
-    clang = shutil.which("clang-19") or shutil.which("clang")
-    if clang is None:
-        pytest.skip("needs clang")
-    folder = tmp_path_factory.mktemp("next-version")
-    shutil.copytree(SOURCES, folder / "bpf")
-    contract = folder / "bpf" / "contract.h"
-    text = contract.read_text()
-    for before, after in CHANGES:
-        assert text.count(before) == 1
-        text = text.replace(before, after)
-    contract.write_text(text)
-    headers = f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
-    flags = ["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-I", headers, "-I", folder / "bpf"]
-    subprocess.run([clang, *flags, "-c", folder / "bpf" / "ingress.bpf.c", "-o", folder / "ingress.bpf.o"], check=True)
-    return folder / "ingress.bpf.o"
+def upgraded_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ingress.bpf.c with a member more in three structs, and one that is narrower."""
+    return next_version("ingress", CHANGES, tmp_path_factory.mktemp("next-version"))
 
 
 @pytest.fixture
-def upgraded(next_version: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Router]]:
+def upgraded(upgraded_object: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Router]]:
     """`upgraded(sets)`: a router of the next version, with so many sets in its flow table."""
     with ExitStack() as undo:
 
         def load(sets: int) -> Router:
             with monkeypatch.context() as patch:
-                patch.setattr(loading, "open_object", lambda _: BpfObject.open(next_version))
+                patch.setattr(loading, "open_object", lambda _: BpfObject.open(upgraded_object))
                 patch.setattr(bench, "FLOW_SETS", sets)
                 loaded = Router()
             undo.enter_context(loaded.object)
@@ -66,7 +51,12 @@ def upgraded(next_version: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
 
 
 def migrated(old: Router, new: Router, sets: int) -> int:
-    return migrate_flows(old.object.maps["flows"], new.object.maps["flows"], oracle.FLOW_KEY, sets)
+    return copied(*flow_maps(old, new), oracle.FLOW_KEY, sets)
+
+
+def copied(old: Map, new: Map, flow_key: int, sets: int) -> int:
+    with FlowCopy(old, new, flow_key, sets) as copy:
+        return copy.follow()
 
 
 def flow_maps(old: Router, new: Router) -> tuple[Map, Map]:
@@ -116,17 +106,72 @@ def test_a_migrated_flow_has_all_that_it_had(
     assert new.flow(connection) == before | {"added": 0}
 
 
-def test_the_copy_does_not_follow_the_old_program(router: Router, upgraded: Callable[[int], Router]) -> None:
-    """Why the old program has to be taken off first."""
-    stays, goes_on = Connection(2000), Connection(2001)
-    for connection in (stays, goes_on):
+@pytest.mark.parametrize("sets", [FLOW_SETS, 3 * FLOW_SETS + 1, 3])
+def test_what_changes_meanwhile_follows(router: Router, upgraded: Callable[[int], Router], sets: int) -> None:
+    """One goes on, one is new, one is closed, one gives way."""
+    goes_on, closes, opens, *_ = connections = [Connection(port) for port in range(2000, 2008)]
+    for connection in (goes_on, closes):
         router.opens(connection.data(HEAD), "web")
-    new = upgraded(FLOW_SETS)
-    assert migrated(router, new, FLOW_SETS) == 2
-    backend = router.backend_of("web", goes_on)
-    router.forwards(goes_on.later(HEAD, len(HEAD)), "ROUTED_NEXT", backend)
-    new.drops(goes_on.later(HEAD, 2 * len(HEAD), 600), "DROP_OUT_OF_ORDER")
-    new.forwards(stays.later(HEAD, len(HEAD)), "ROUTED_NEXT", router.backend_of("web", stays))
+    new = upgraded(sets)
+    with FlowCopy(*flow_maps(router, new), oracle.FLOW_KEY, sets) as copy:
+        assert copy.follow() == 2
+        assert copy.follow() == 0
+        backend = router.backend_of("web", goes_on)
+        router.forwards(goes_on.later(HEAD, len(HEAD)), "ROUTED_NEXT", backend)
+        new.drops(goes_on.later(HEAD, 2 * len(HEAD), 600), "DROP_OUT_OF_ORDER")  # the copy is what it was
+        router.forwards(closes.fin(len(HEAD)), "FORWARDED_CLOSE", router.backend_of("web", closes))
+        router.opens(opens.data(HEAD), "web")
+        assert copy.follow() >= 3
+        same_flows(router, new, connections, sets)
+        new.forwards(goes_on.later(HEAD, 2 * len(HEAD), 600), "ROUTED_NEXT", backend)
+        number, _ = oracle.flow_place(closes.tuple, FLOW_SETS)
+        router.object.maps["flows"].update(number, {})
+        copy.follow()
+    assert flow_of(new, closes, sets) is None
+
+
+@pytest.mark.parametrize("sets", [FLOW_SETS, 2 * FLOW_SETS - 1])
+def test_nothing_is_lost_of_what_packets_change_all_the_time(
+    router: Router, upgraded: Callable[[int], Router], sets: int
+) -> None:
+    """Packets on another CPU, round after round; the last round comes when they have ended."""
+    connections = [Connection(port, isn) for isn in (1000, 500_000) for port in range(2000, 2024)]
+    first = [bytes(connection.data(HEAD)) for connection in connections]
+    later = [bytes(one.later(HEAD, n * len(HEAD), 100 * n)) for n in range(1, 100) for one in connections[:24]]
+    newer = [bytes(one.later(HEAD, n * len(HEAD), 100 * n)) for n in range(1, 20) for one in connections[24:]]
+    program = router.object.programs["rauta_ingress"]
+
+    def packets() -> None:
+        for frame in (*first[:24], *later, *first[24:], *newer):
+            program.test_run(frame)
+
+    new = upgraded(sets)
+    thread = threading.Thread(target=packets)
+    thread.start()
+    written = []
+    with FlowCopy(*flow_maps(router, new), oracle.FLOW_KEY, sets) as copy:
+        while thread.is_alive():
+            written.append(copy.follow())
+        thread.join()
+        copy.follow()
+    assert sum(count > 0 for count in written) > 2
+    assert router.flows() == 24
+    assert {flow["isn"] for one in connections[24:] if (flow := router.flow(one))} == {500_000}
+    same_flows(router, new, connections[24:], sets)
+
+
+def same_flows(old: Router, new: Router, connections: list[Connection], sets: int) -> None:
+    """Both tables say the same of them, and have none besides."""
+    assert new.flows() == old.flows()
+    for connection in connections:
+        before = flow_of(old, connection, FLOW_SETS)
+        assert flow_of(new, connection, sets) == (before if before is None else before | {"added": 0})
+
+
+def flow_of(router: Router, connection: Connection, sets: int) -> dict[str, object] | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "FLOW_SETS", sets)
+        return router.flow(connection)
 
 
 def neighbours(count: int) -> list[Connection]:
@@ -173,17 +218,17 @@ def test_entries_that_no_packet_would_find_are_left_out(router: Router, upgraded
     router.put_flow(connection, **entry(connection.data(HEAD), "web", "web-1"))
     new = upgraded(FLOW_SETS + 1)
     old_map, new_map = flow_maps(router, new)
-    assert migrate_flows(old_map, new_map, oracle.FLOW_KEY ^ 1, FLOW_SETS + 1) == 0 == new.flows()
-    assert migrate_flows(old_map, new_map, oracle.FLOW_KEY, FLOW_SETS + 1) == 1 == new.flows()
+    assert copied(old_map, new_map, oracle.FLOW_KEY ^ 1, FLOW_SETS + 1) == 0 == new.flows()
+    assert copied(old_map, new_map, oracle.FLOW_KEY, FLOW_SETS + 1) == 1 == new.flows()
 
 
 def test_what_is_no_flow_table_is_refused(router: Router, upgraded: Callable[[int], Router]) -> None:
     new = upgraded(FLOW_SETS)
     old_map, new_map = flow_maps(router, new)
     with pytest.raises(RautaError, match="'backends' ARRAY 4096 entries> is no flow table"):
-        migrate_flows(router.object.maps["backends"], new_map, oracle.FLOW_KEY, FLOW_SETS)
+        copied(router.object.maps["backends"], new_map, oracle.FLOW_KEY, FLOW_SETS)
     with pytest.raises(RautaError, match=f"the new table has {FLOW_SETS} sets"):
-        migrate_flows(old_map, new_map, oracle.FLOW_KEY, FLOW_SETS + 1)
+        copied(old_map, new_map, oracle.FLOW_KEY, FLOW_SETS + 1)
 
 
 def test_counters_go_on_with_the_next_version(router: Router, upgraded: Callable[[int], Router]) -> None:

@@ -123,16 +123,6 @@ DOUBTFUL = [
         "count for it (a host that is named has its own routes only; add {host: '*.shop.test', prefix: /, cluster: …})",
     ),
     (
-        [("http: /health", "http: /health, timeout: 3s")],
-        "11: clusters[0].health.timeout: a check may take 3 s, and the next one begins after 2 s (a timeout of no more "
-        "than the interval)",
-    ),
-    (
-        [("http: /health", "http: /health, interval: 500ms")],
-        "11: clusters[0].health.interval: a check may take 1 s, and the next one begins after 0.5 s (a timeout of no "
-        "more than the interval)",
-    ),
-    (
         [("198.18.0.12", "198.18.0.11")],
         "14: clusters[0].backends[1].address: 198.18.0.11:8080 is web-1, too, which so gets the share of both (one "
         "name for one server, and a weight)",
