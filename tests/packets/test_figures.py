@@ -38,7 +38,6 @@ from packets.frames import (
     ordered,
     request,
 )
-from packets.observed import configuration
 from packets.oracle import MAPPING_OPENING, OUTER_ID_REQUEST, Tuple, label
 from packets.sockets import SO_TCP, TCP_REPAIR, listening
 from packets.test_agent_asks import established
