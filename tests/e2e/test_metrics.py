@@ -235,6 +235,21 @@ def test_counters_go_on_when_processes_are_killed(metered: Bench) -> None:
     assert at_agents(metered, "rauta_agent_responses_total", route=WEB, status="2xx") == answers + 3
 
 
+def test_what_opentelemetry_calls_the_resource_is_told(metered: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the process' environment, as long as it says so."""
+    (router,) = service(metered).routers
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=router-1,service.name=shop%20front")
+    router.stop()
+    router.start()
+    try:
+        assert value(of_router(metered), "target_info", k8s_pod_name="router-1", service_name="shop front") == 1
+    finally:
+        monkeypatch.undo()
+        router.stop()
+        router.start()
+    assert not has(of_router(metered), k8s_pod_name="router-1")
+
+
 # ---- another configuration --------------------------------------------------------------------------------
 
 
