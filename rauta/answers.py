@@ -26,11 +26,14 @@ from rauta.telling import Listener
 
 if TYPE_CHECKING:
     from rauta.daemon import Daemon
+    from rauta.health import BackendHealth
+    from rauta.router import Router
 
-__all__ = ["Answers", "event_fields", "heard"]
+__all__ = ["BACKEND_STATES", "Answers", "backend_state", "event_fields", "heard"]
 
 Result = TypeVar("Result")
 
+BACKEND_STATES = ("healthy", "unchecked", "drained", "unhealthy", "down", "unreached")
 _MEASURED_SECONDS = 1.0
 _MOST_FLOWS = 1000
 _MOST_CLIENTS = 1000
@@ -168,24 +171,12 @@ class Answers:
                 "port": one.port,
                 "weight": one.weight,
                 "effective_weight": weights[one.name],
-                "state": self._state(one.name),
+                "state": backend_state(router, states, one.name),
                 "since": states[one.name].since if one.name in states else None,
                 "error": states[one.name].error if one.name in states else "",
             }
             for one in configured.backends
         ]
-
-    def _state(self, name: str) -> str:
-        router, states = self._daemon.router, self._daemon.health.states()
-        if name in router.standing.drained:
-            return "drained"
-        if name in router.unreached:
-            return "unreached"
-        if name not in states:
-            return "unchecked"
-        if states[name].healthy:
-            return "healthy"
-        return "unhealthy" if states[name].host_answers else "down"
 
     async def flows(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The flow table: how many by state; those that are looked for, `limit` of them; the `top` clients of these."""
@@ -347,6 +338,19 @@ async def heard(listener: Listener, lost: Callable[[], int]) -> AsyncGenerator[S
             said = now
         if items:
             yield items
+
+
+def backend_state(router: Router, states: Mapping[str, BackendHealth], name: str) -> str:
+    """What a backend is, in a word (`BACKEND_STATES`); `states`: by its checks."""
+    if name in router.standing.drained:
+        return "drained"
+    if name in router.unreached:
+        return "unreached"
+    if name not in states:
+        return "unchecked"
+    if states[name].healthy:
+        return "healthy"
+    return "unhealthy" if states[name].host_answers else "down"
 
 
 def event_fields(event: Event) -> dict[str, Any]:

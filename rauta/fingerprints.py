@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from rauta.contract import ROUTE_BRIEF_BITS
 from rauta.ids import RouteName
 
-__all__ = ["UNKNOWN", "brief", "briefs", "fingerprint", "fingerprints"]
+__all__ = ["UNKNOWN", "brief", "briefs", "fingerprint", "fingerprints", "route_label"]
 
 _BYTES = 6
 UNKNOWN = 0
@@ -39,6 +39,11 @@ def fingerprint(name: RouteName) -> int:
     """
     said = "\0".join("" if part is None else part for part in name)
     return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=_BYTES).digest())
+
+
+def route_label(name: RouteName) -> str:
+    """The fingerprint as Prometheus gets it, from routers and agents alike."""
+    return f"{fingerprint(name):0{2 * _BYTES}x}"
 
 
 def fingerprints(names: Iterable[RouteName]) -> dict[RouteName, int]:

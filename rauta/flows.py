@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -15,12 +16,16 @@ from rauta.bpf.layout import ArrayLayout, IntLayout, Layout, StructLayout
 from rauta.contract import ROUTE_CLUSTER_BITS
 from rauta.segments import Connection
 
-__all__ = ["LIVE", "Flow", "ShortFlow", "flows", "short_flows", "state_names"]
+__all__ = ["LIVE", "Flow", "FlowCounts", "ShortFlow", "count_flows", "flows", "short_flows", "state_names"]
 
 LIVE = frozenset({"FLOW_OPEN", "FLOW_MOVING", "FLOW_RECOVERED", "FLOW_FALLBACK"})
 """The states of connections that have not been closed by their clients."""
 
 _EMPTY = bytes(8)
+_NONE = 0xFF  # in the place of a state, where there is no entry
+_FREE = bytes([_NONE]) + bytes(255)  # by the low byte of a way's tag, which is odd if there is an entry
+_SETS_AT_ONCE = 512
+_TAG_LOW = 0 if sys.byteorder == "little" else 3
 _CLUSTER_MASK = (1 << ROUTE_CLUSTER_BITS) - 1
 _BATCH_BYTES = 1 << 16  # of the table that are read at a time
 _SHORT = ("client", "server", "client_port", "server_port", "backend", "cluster", "state")
@@ -141,3 +146,62 @@ def flows(ingress: BpfObject) -> Iterator[Flow]:
                 if sets[at : at + len(_EMPTY)] != _EMPTY:
                     fields = element.unpack_from(sets, at)
                     yield Flow(fields, states.get(fields["state"], str(fields["state"])))
+
+
+@dataclass(frozen=True)
+class FlowCounts:
+    """How many entries there are, by state as in `rauta_flows`' label, and how many sets have no room for another one.
+
+    `read` of the `sets` were counted, and what they hold was scaled up to all.
+    """
+
+    by_state: Mapping[str, int]
+    full_sets: int
+    sets: int
+    read: int
+
+
+def count_flows(ingress: BpfObject, most: int = 16384) -> FlowCounts:
+    """Counts a router's flow table, without unpacking it: 131,072 entries take some ten ms, in 0.3 MB at a time.
+
+    At most so many sets are read (or a few more): whose flow is in which, a secret hash says, so the first ones are a
+    fair sample of all.
+    """
+    table = ingress.maps["flows"]
+    states = {name.removeprefix("FLOW_").lower(): n for name, n in ingress.btf.enum("flow_state").items()}
+    tags, entries = (_bytes_of_ways(ingress, member) for member in ("tag", "flow"))
+    counts, full, read = dict.fromkeys(states, 0), 0, 0
+    for _, batch, count in table.raw_batches(_SETS_AT_ONCE):
+        free = [batch[at :: table.value_size].translate(_FREE) for at in tags]
+        found = _either(b"".join(batch[at :: table.value_size] for at in entries), b"".join(free))
+        for name, number in states.items():
+            counts[name] += found.count(number)
+        some_free = free[0]
+        for way in free[1:]:
+            some_free = _either(some_free, way)
+        full, read = full + some_free.count(0), read + count
+        if read >= most:
+            break
+    scale = table.max_entries / read
+    return FlowCounts(
+        {name: round(count * scale) for name, count in counts.items()}, round(full * scale), table.max_entries, read
+    )
+
+
+def _bytes_of_ways(ingress: BpfObject, member: str) -> list[int]:
+    """Where in a set the byte of each way is that says its state (`flow`), or whether there is an entry (`tag`)."""
+    flow_set = ingress.btf.struct("flow_set")
+    if not isinstance(flow_set, StructLayout):
+        raise TypeError("struct flow_set is no struct")
+    ways = flow_set.members[member]
+    if not isinstance(ways.layout, ArrayLayout):
+        raise TypeError(f"flow_set.{member} is no array")
+    element = ways.layout.element
+    within = element.members["state"].offset if isinstance(element, StructLayout) else _TAG_LOW
+    return [ways.offset + way * element.size + within for way in range(ways.layout.length)]
+
+
+def _either(one: bytes, other: bytes) -> bytes:
+    """Byte by byte, whatever is set in either."""
+    both = int.from_bytes(one, "little") | int.from_bytes(other, "little")
+    return both.to_bytes(len(one), "little")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 __all__ = ["SECONDS", "Duration", "Share", "split"]
 
@@ -32,6 +32,11 @@ def _parse_duration(value: object) -> float:
     return number * SECONDS[unit]
 
 
+def _written(seconds: float) -> str:
+    """As it can be read again."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
 def _parse_share(value: object) -> float:
     text = value.strip() if isinstance(value, str) else value
     number, unit = split(text.removesuffix("%") if isinstance(text, str) else text)
@@ -44,6 +49,7 @@ def _parse_share(value: object) -> float:
 Duration = Annotated[
     float,
     BeforeValidator(_parse_duration),
+    PlainSerializer(_written, str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(ns|us|ms|s|m|h)$", "examples": ["300ms"]}),
 ]
 """Seconds, written as `300ms` or `5m`."""
