@@ -691,6 +691,11 @@ struct route_figures {		/* the agent's map figures, per CPU, by the route's numb
 
 #define NO_ROUTE_NUMBER	0xffffffff
 
+enum event_reason {		/* bits of event.reasons: whom a packet is told */
+	EVENT_SAMPLED = 1,	/* everybody: it had its turn, and the rate allowed it */
+	EVENT_FOLLOWED = 2,	/* who follows its client */
+};
+
 struct event {			/* map events, a ring buffer: what became of one packet */
 	__u64 time;		/* CLOCK_MONOTONIC, ns */
 	struct tuple tuple;	/* of a fragment, only the addresses */
@@ -699,6 +704,20 @@ struct event {			/* map events, a ring buffer: what became of one packet */
 	__u8 verdict;		/* enum verdict */
 	__u8 vip;		/* id; 0 of a fragment */
 	__u32 cpu;
+	__u32 seq;		/* the packet's own; this and what follows is 0 of what is no well-formed TCP */
+	__u16 length;		/* of its payload, bytes */
+	__u8 flags;		/* as in its TCP header */
+	__u8 method;		/* enum method, if `route` says that there is a request in it */
+	__u32 reasons;		/* enum event_reason */
+	__u32 reserved;
+};
+
+struct follow {			/* map follow: the client all of whose packets become events */
+	__be32 client;
+	__be16 port;		/* 0: all of its ports */
+	__u8 enabled;
+	__u8 reserved;
+	__u64 lost;		/* of those, packets that found no room in the ring buffer; the program counts */
 };
 
 struct event_state {		/* map event_states, per CPU, by enum verdict_class, and map trace_states, which has one; written by the

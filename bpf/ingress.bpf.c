@@ -650,7 +650,7 @@ int rauta_ingress(struct xdp_md *ctx)
 		verdict = handle_tagged(ctx, observer);
 	else
 		verdict = finish(ctx, &observer->outcome, handle(ctx, &observer->outcome));
-	observe(&observer->outcome, verdict, start);
+	observe(observer, verdict, start);
 	if (verdict < VERDICT_DROP || verdict >= VERDICT_FALLBACK)
 		return XDP_PASS;
 	if (verdict < VERDICT_TX)
@@ -678,6 +678,7 @@ const volatile struct {
 	enum host_kind host_kind;
 	enum flow_state flow_state;
 	enum ask_kind ask_kind;
+	enum event_reason event_reason;
 	enum answer_taken answer_taken;
 	struct lost_segment lost_segment;
 	struct ask_call ask_call;

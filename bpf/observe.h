@@ -53,11 +53,15 @@ static __always_inline void note_outcome(struct outcome *outcome, const struct s
 		return;
 	outcome->tuple = segment->tuple;
 	outcome->seq = segment->seq;
+	outcome->length = segment->length;
+	outcome->flags = segment->flags;
 }
 
 /* `start`: what start_timing said. Map keys are where they are already, not on the stack. */
-static __always_inline void observe(const struct outcome *outcome, enum verdict verdict, __u64 start)
+static __always_inline void observe(const struct observer *observer, enum verdict verdict, __u64 start)
 {
+	const struct outcome *outcome = &observer->outcome;
+
 	count(&outcome->vip, verdict);
 	if (is_routed(verdict)) {
 		count_request(&outcome->route);
@@ -65,6 +69,6 @@ static __always_inline void observe(const struct outcome *outcome, enum verdict 
 	}
 	if (start)
 		note_time(class_of(verdict), start);
-	offer_event(outcome, verdict);
+	offer_event(observer, verdict);
 	offer_trace(outcome, verdict);
 }

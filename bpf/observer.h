@@ -11,7 +11,10 @@ struct outcome { /* what is known of a packet besides its verdict, once it has o
 	__u32 leaves;	    /* index of the interface to leave through, 0: as it came */
 	struct tuple tuple; /* the ports of a fragment are 0 */
 	__u32 backend;	    /* index of the one that it was to go to, or NO_BACKEND */
-	__u32 seq;	    /* of a TCP segment */
+	__u32 seq;	    /* this and what follows is 0 of what is no well-formed TCP */
+	__u16 length;	    /* of the payload, bytes */
+	__u8 flags;
+	__u8 reserved;
 };
 
 struct observer {

@@ -90,6 +90,9 @@ static __always_inline enum verdict parse_packet(struct xdp_md *ctx, struct segm
 	segment->vip = NULL;
 	segment->route = 0;
 	segment->backend = NO_BACKEND;
+	segment->seq = 0;
+	segment->length = 0;
+	segment->flags = 0;
 	if ((void *)(eth + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
 		return PASS_NOT_IPV4;
 	if ((void *)(ip + 1) > end)

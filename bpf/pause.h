@@ -50,6 +50,6 @@ int rauta_pause(struct xdp_md *ctx)
 		verdict = pause_packet(ctx, &observer->outcome);
 	if (tagged && verdict < VERDICT_DROP && put_tags(ctx, &observer->tags))
 		verdict = DROP_NO_ROOM;
-	observe(&observer->outcome, verdict, 0);
+	observe(observer, verdict, 0);
 	return verdict < VERDICT_DROP ? XDP_PASS : XDP_DROP;
 }

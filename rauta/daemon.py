@@ -118,7 +118,7 @@ class Daemon(Service):
         """For rautactl, Prometheus and a collector of traces."""
         self.trace(self.router, self.router.config, "rauta-router", stack)
         server = await control.serve(self.instance.control, Answers(self).handlers())
-        stack.callback(server.close)
+        stack.push_async_callback(server.close)
         metrics = self.router.config.metrics
         if metrics is not None:
             from rauta.metrics import serve_router

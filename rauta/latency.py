@@ -65,6 +65,11 @@ class Histogram:
         counts = zip(self.counts, other.counts, strict=True)
         return Histogram(tuple(a + b for a, b in counts), self.sum + other.sum, self.bounds)
 
+    def since(self, earlier: Histogram) -> Histogram:
+        """The times that have come since an earlier reading of the same."""
+        counts = zip(self.counts, earlier.counts, strict=True)
+        return Histogram(tuple(now - before for now, before in counts), self.sum - earlier.sum, self.bounds)
+
     @property
     def count(self) -> int:
         """How many times there are."""

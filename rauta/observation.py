@@ -16,7 +16,7 @@ __all__ = ["EventRates", "Observation"]
 
 MAX_ONE_IN = 1 << 20
 MAX_RATE = 1_000_000
-RING_BYTES = 1 << 18  # of the events' ring buffer: about 6,500 of them
+RING_BYTES = 1 << 18  # of the events' ring buffer: about 4,600 of them
 _SECOND = 1_000_000_000  # ns
 _COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE (linux/time.h), which moves with the kernel's ticks
 

@@ -425,6 +425,11 @@ class Router(loading.Loaded):
         """The Maglev table of a cluster: the backend's number (see `names`) by slot."""
         return self._balancer(self.config, self.ids).table(self.ids.clusters[cluster])
 
+    @property
+    def effective(self) -> Config:
+        """The configuration with the weights that backends have now: `standing`, and whom no way leads to."""
+        return self._effective()
+
     def _effective(self, config: Config | None = None) -> Config:
         """The configuration with the weights that backends have now."""
         config = self.config if config is None else config

@@ -22,6 +22,8 @@ from rauta.errors import BpfError
 
 __all__ = ["RingBuffer"]
 
+_ENOUGH = -errno.ECANCELED
+
 
 class RingBuffer:
     """The reading end of a ring buffer, until `close`; closing the map's object does not end it."""
@@ -31,6 +33,7 @@ class RingBuffer:
         library = _lib.libbpf()
         self.name = ring.name
         self._records: list[bytes] = []
+        self._most: int | None = None
         self._callback = _lib.RING_SAMPLE_FN(self._take)  # kept: libbpf holds a pointer to it
         with _lib.captured_log():
             handle: int | None = library.ring_buffer__new(ring.fd, self._callback, None, None)
@@ -53,11 +56,16 @@ class RingBuffer:
         """A descriptor that is readable when there are records: for select and selectors."""
         return int(_lib.libbpf().ring_buffer__epoll_fd(self._opened()))
 
-    def read(self) -> list[bytes]:
-        """The records that are there now, oldest first; it does not wait."""
+    def read(self, most: int | None = None) -> list[bytes]:
+        """The records that are there now, oldest first; it does not wait.
+
+        `most`: no more than so many, 1 or more; the others stay there.
+        """
+        self._most = most
         result = _lib.libbpf().ring_buffer__consume(self._opened())
         records, self._records = self._records, []
-        _lib.check(result, f"reading ring buffer '{self.name}'")
+        if result != _ENOUGH:
+            _lib.check(result, f"reading ring buffer '{self.name}'")
         return records
 
     def close(self) -> None:
@@ -67,7 +75,7 @@ class RingBuffer:
 
     def _take(self, _context: int | None, data: int, size: int) -> int:
         self._records.append(ctypes.string_at(data, size))
-        return 0
+        return _ENOUGH if len(self._records) == self._most else 0  # a record counts as read also if libbpf is to stop
 
     def _opened(self) -> int:
         if self._handle is None:

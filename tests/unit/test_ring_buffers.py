@@ -66,6 +66,18 @@ def test_it_can_be_waited_for(sample: BpfObject) -> None:
         assert not readable(ring)
 
 
+def test_no_more_are_read_than_asked_for(sample: BpfObject) -> None:
+    """The others stay, and it stays readable."""
+    with RingBuffer(sample.maps["events"]) as ring:
+        for number in range(5):
+            tell(sample, number)
+        assert ring.read(2) == [struct.pack("=I", number) for number in (0, 1)]
+        assert readable(ring)
+        assert ring.read(3) == [struct.pack("=I", number) for number in (2, 3, 4)]
+        assert not readable(ring)
+        assert ring.read(1) == []
+
+
 def test_what_came_before_the_reader_is_kept_until_it_is_full(sample: BpfObject) -> None:
     room = sample.maps["events"].max_entries // RECORD_BYTES - 1
     refused = [tell(sample, number) for number in range(room + 3)]
