@@ -89,6 +89,16 @@ class Unprivileged:
         process.wait_ready(lambda: '"started"' in process.output(), START_SECONDS)
         self.process = process
 
+    def be_removed_by_root(self) -> None:
+        """Who may take away what is another user's."""
+        (host,) = self.bench.network.routers
+        assert self.process is not None
+        self.process.stop()
+        python = ["env", f"PYTHONPATH={ROOT}", "PYTHONDONTWRITEBYTECODE=1", sys.executable, "-m", "rauta", "down"]
+        argv = ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", *python, "--name", NAME]
+        assert "1 programs taken off" in host.run(argv, timeout=START_SECONDS).stdout
+        assert not (self.root / RUN.relative_to("/") / NAME).exists()
+
     def ask(self, command: str, **arguments: str) -> object:
         """Of rautactl's commands."""
         return control.ask(self.root / RUN.relative_to("/") / NAME / "control.sock", command, **arguments)
@@ -137,6 +147,7 @@ def test_a_user_with_capabilities_routes_reloads_and_takes_over(unprivileged: Un
     assert status["generation"] == 1
     with unprivileged.bench.connected() as conversation:
         assert conversation.ask("/api").status == 200
+    unprivileged.be_removed_by_root()
 
 
 def test_a_capability_that_is_missing_is_named_before_anything_is_done(unprivileged: Unprivileged) -> None:
