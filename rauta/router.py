@@ -262,18 +262,24 @@ class Router(loading.Loaded):
         In the network namespace of its interfaces. RautaError says what takes a restart, or has no room; nothing has
         changed then.
         """
-        before = Numbered(self.config, self.ids)
         _require_same_frame(self.config, config)
         room = capacity(self.config)
         require_room(config, "router", routes=room.routes, hosts=room.hosts)
-        ids = self.ids.following(config, room.routes)
-        ids = ids.renewed(_renewed_clusters(self.config, config))
-        after = Numbered(config, ids)
+        ids = self._following(config, room.routes).renewed(_renewed_clusters(self.config, config))
+        before, after = Numbered(self.config, self.ids), Numbered(config, ids)
         self._routing.check(before, after)
         known = self.config.backends()
         new = {name: one for name, one in config.backends().items() if known.get(name) != one}
         found = neighbours.next_hops((one.address for one in new.values()), self._interfaces, strict=False)
         return Plan(after, before, {name: found[one.address] for name, one in new.items() if one.address in found})
+
+    def _following(self, config: Config, routes: int) -> Ids:
+        """Numbers for a configuration; at times that takes those which `retire` would have freed later."""
+        try:
+            return self.ids.following(config, routes)
+        except RautaError:
+            self.retire()
+            return self.ids.following(config, routes)
 
     def apply(self, plan: Plan) -> None:
         """Goes on with the configuration that has been planned. When it returns, no packet is routed by the old one.

@@ -185,7 +185,7 @@ def test_a_backend_comes_and_goes(served: Bench, running: RunningService) -> Non
     running.write(Config.model_validate(raw))
     running.ask("reload")
     states = {one["name"]: (one["state"], one["effective_weight"]) for one in running.ask("backends")}
-    assert states["web-3"] == ("unreached", 1)
+    assert states["web-3"] == ("unreached", 0)
     for _ in range(20):
         with served.connected() as connection:
             assert connection.ask("/web/x").status == 200

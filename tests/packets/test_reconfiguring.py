@@ -363,6 +363,16 @@ def test_numbers_are_the_smallest_free_ones_and_stay() -> None:
     assert [again.routes[route_name(vip, route)] for route in config.vips[0].routes] == [0, 1, 2]
 
 
+def test_all_routes_may_be_others_at_each_reload(router: Router) -> None:
+    """Their numbers are free again when they are needed, also before somebody has called `retire`."""
+    for turn in range(4):
+        change(
+            router,
+            with_routes(router.config, "shop", [{"prefix": f"/{turn}-{n}", "cluster": SINGLE[0]} for n in range(900)]),
+        )
+    stands(router)
+
+
 def test_what_has_no_room_or_takes_a_restart_is_refused_and_nothing_changes(router: Router) -> None:
     before = decisions(router, PROBES[:20])
     many = [{"prefix": f"/{number}", "cluster": SINGLE[0]} for number in range(1025)]

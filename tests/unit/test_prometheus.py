@@ -41,7 +41,7 @@ def read(text: str) -> list[tuple[str, dict[str, str], float]]:
 # ---- the format -------------------------------------------------------------------------------------------
 
 
-@given(texts, texts, st.integers(0, (1 << 64) - 1))
+@given(texts, texts, st.integers(0, 1 << 53))  # a reader has doubles
 def test_any_label_comes_back_as_it_was(vip: str, route: str, count: int) -> None:
     """Whichever way it is written."""
     expected = [("requests_total", {"vip": vip, "route": route}, float(count))]
