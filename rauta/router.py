@@ -100,7 +100,8 @@ class Plan:
 class Router(loading.Loaded):
     """A loaded router. `config` is what it routes by, `observation` what it observes.
 
-    `ids` are its numbers, `standing` says which backends get no requests, `sampling` which requests it traces.
+    `room` is how many routes and hosts its maps hold, `ids` are its numbers, `standing` says which backends get no
+    requests, `sampling` which requests it traces.
     """
 
     backend: None = None  # an agent has one
@@ -113,6 +114,7 @@ class Router(loading.Loaded):
         self.config = config
         self.observation = observation
         self.sampling = Sampling()
+        self.room = capacity(config)
         self.ids = ids
         self.standing = standing
         self._slots = keyslots.KeySlots(obj, keys)
@@ -145,7 +147,7 @@ class Router(loading.Loaded):
         what the machine lacks, or what the verifier said.
         """
         keys = _collision_free(config, keys)
-        ids = ids.following(config, capacity(config).routes)
+        ids = _numbered(ids, config)
         router = cls(loading.open_object("ingress"), config, keys, observation, ids, standing)
         try:
             router._set_constants()
@@ -263,9 +265,8 @@ class Router(loading.Loaded):
         changed then.
         """
         _require_same_frame(self.config, config)
-        room = capacity(self.config)
-        require_room(config, "router", routes=room.routes, hosts=room.hosts)
-        ids = self._following(config, room.routes).renewed(_renewed_clusters(self.config, config))
+        require_room(config, "router", routes=self.room.routes, hosts=self.room.hosts)
+        ids = self._following(config).renewed(_renewed_clusters(self.config, config))
         before, after = Numbered(self.config, self.ids), Numbered(config, ids)
         self._routing.check(before, after)
         known = self.config.backends()
@@ -273,13 +274,13 @@ class Router(loading.Loaded):
         found = neighbours.next_hops((one.address for one in new.values()), self._interfaces, strict=False)
         return Plan(after, before, {name: found[one.address] for name, one in new.items() if one.address in found})
 
-    def _following(self, config: Config, routes: int) -> Ids:
+    def _following(self, config: Config) -> Ids:
         """Numbers for a configuration; at times that takes those which `retire` would have freed later."""
         try:
-            return self.ids.following(config, routes)
+            return self.ids.following(config, 2 * self.room.routes)
         except RautaError:
             self.retire()
-            return self.ids.following(config, routes)
+            return self.ids.following(config, 2 * self.room.routes)
 
     def apply(self, plan: Plan) -> None:
         """Goes on with the configuration that has been planned. When it returns, no packet is routed by the old one.
@@ -593,13 +594,13 @@ class Router(loading.Loaded):
         self.object.rodata["tick_ms"] = math.ceil(time.clock_getres(_MONOTONIC_COARSE) * 1000)
 
     def _size_maps(self) -> None:
-        room = capacity(self.config)
+        room = self.room
         self.object.maps["flows"].set_max_entries(_flow_sets(self.config))
-        self.object.maps["route_requests"].set_max_entries(room.routes)
+        self.object.maps["route_requests"].set_max_entries(2 * room.routes)
         self.object.maps["hosts"].set_max_entries(2 * room.hosts)
         self.object.maps["paths"].set_max_entries(2 * room.routes)
         if self.observation.labels:
-            self.object.maps["told_routes"].set_max_entries(room.routes)
+            self.object.maps["told_routes"].set_max_entries(2 * room.routes)
 
     def _fill_maps(self, earlier_backends: Map | None) -> None:
         maps, now = self.object.maps, Numbered(self._effective(), self.ids)
@@ -676,6 +677,18 @@ def _collision_free(config: Config, keys: Keys) -> Keys:
 
 def _addresses(cluster: Cluster) -> dict[str, Any]:
     return {backend.name: backend.address for backend in cluster.backends}
+
+
+def _numbered(ids: Ids, config: Config) -> Ids:
+    """The numbers of an earlier router, as far as there is room for them, and those of what is new."""
+    room = 2 * capacity(config).routes
+    known = {name: number for name, number in ids.routes.items() if number < room}
+    try:
+        return replace(ids, routes=known).following(config, room)
+    except RautaError:
+        gone = replace(ids, routes=known).gone(config).routes
+        left = {name: number for name, number in known.items() if name not in gone}
+        return replace(ids, routes=left).following(config, room)
 
 
 def _renewed_clusters(before: Config, after: Config) -> set[str]:

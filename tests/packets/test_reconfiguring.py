@@ -19,7 +19,7 @@ from packets.frames import ETHERNET_HEADER, VIP, VIP_PORT, Connection, request
 from packets.observed import configuration, loaded, member
 from rauta import tables
 from rauta.bpf import Map
-from rauta.config import Config
+from rauta.config import Capacity, Config
 from rauta.errors import RautaError
 from rauta.ids import Ids, route_name
 from rauta.router import Router
@@ -371,6 +371,19 @@ def test_all_routes_may_be_others_at_each_reload(router: Router) -> None:
             with_routes(router.config, "shop", [{"prefix": f"/{turn}-{n}", "cluster": SINGLE[0]} for n in range(900)]),
         )
     stands(router)
+
+
+def test_the_next_process_may_have_room_for_fewer_routes(router: Router) -> None:
+    """Those whose numbers it has no place for begin to count anew."""
+    many = [{"prefix": f"/{n}", "cluster": SINGLE[0]} for n in range(1000)]
+    change(router, with_routes(router.config, "shop", many))
+    few = with_routes(router.config, "shop", many[-3:]).model_copy(update={"capacity": Capacity(routes=5, hosts=5)})
+    with Router.load(few, router.keys, ids=router.ids, earlier=router.object.maps) as following:
+        stands(following)
+        following.object.maps["backends"].update_batch(router.object.maps["backends"].items_batch())
+        asked(following, ("shop", "shop.test", "/999", "GET"))
+        assert [one.requests for one in following.requests_by_route()] == [0, 0, 1]
+        following.retire()
 
 
 def test_what_has_no_room_or_takes_a_restart_is_refused_and_nothing_changes(router: Router) -> None:
