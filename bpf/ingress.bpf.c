@@ -634,6 +634,13 @@ static __always_inline enum verdict handle_tagged(struct xdp_md *ctx, struct obs
 	return outcome->leaves || !put_tags(ctx, &observer->tags) ? verdict : DROP_NO_ROOM;
 }
 
+/* While a flow table is copied, nobody may change it. Clients send again what they sent meanwhile. */
+SEC("xdp")
+int rauta_pause(struct xdp_md *ctx)
+{
+	return XDP_DROP;
+}
+
 SEC("xdp")
 int rauta_ingress(struct xdp_md *ctx)
 {

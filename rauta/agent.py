@@ -11,6 +11,7 @@ Everything is in the maps before the programs are attached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
@@ -19,7 +20,17 @@ from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 
 from rauta import keyslots, loading, tables
-from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, attach_tc, attached_tc_id, program_name
+from rauta.bpf import (
+    BpfObject,
+    Direction,
+    GracePeriod,
+    Map,
+    Program,
+    TcAttachment,
+    attach_tc,
+    attached_tc_id,
+    program_name,
+)
 from rauta.config import Config, Route
 from rauta.errors import RautaError
 from rauta.keys import Keys
@@ -67,6 +78,7 @@ class Agent(loading.Loaded):
         self.config = config
         self._services = services
         self.made_clsact = False
+        self._back = ExitStack()
         self._routes = tuple((vip.name, route) for vip in config.vips for route in vip.routes)
 
     @classmethod
@@ -188,6 +200,17 @@ class Agent(loading.Loaded):
         self.made_clsact |= ingress.made_clsact
         return ingress, egress
 
+    def go_back(self) -> None:
+        """Undoes what `attach` has done, for a start that fails: programs whose place was taken come back.
+
+        In the network namespace of the interfaces.
+        """
+        self._back.close()
+
+    def stay(self) -> None:
+        """There is no going back: the programs whose place was taken are given up."""
+        self._back.pop_all()
+
     def leave(self) -> None:
         """Ends with this process, but leaves everything as it is: packets go on. Safe to repeat."""
         self._undo.pop_all()
@@ -197,7 +220,12 @@ class Agent(loading.Loaded):
         program = self.object.programs[f"rauta_agent_{direction}"]
         present = attached_tc_id(index, direction) if replace else None
         ours = present if present and program_name(present) == program.info().name else False
+        earlier = Program.from_id(ours) if ours else None
         attachment = attach_tc(index, program, direction, replace=ours, made_clsact=made_clsact)
+        if earlier is None:
+            self._back.callback(attachment.detach)
+        else:
+            self._back.callback(attach_tc, index, earlier, direction, replace=program, made_clsact=made_clsact)
         self._undo_here(attachment.detach)
         return attachment
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rauta.errors import RautaError
 
-__all__ = ["checked_instance", "folder", "instance_folder", "remove"]
+__all__ = ["checked_instance", "exist", "folder", "instance_folder", "remove"]
 
 _SHARED = Path("/sys/fs/bpf")
 _RUN = Path("/run/rauta")
@@ -66,6 +66,12 @@ def folder(instance: str) -> Path:
     if not _is_bpffs(found):
         _mount(found)
     return found
+
+
+def exist(instance: str) -> bool:
+    """Whether there is a folder with the instance's pins, wherever it is."""
+    name = checked_instance(instance)
+    return _shared(name).exists() or _own(name).exists()
 
 
 def remove(instance: str) -> None:

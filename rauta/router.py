@@ -12,9 +12,8 @@ first (rauta.fallback).
 from __future__ import annotations
 
 import math
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -23,7 +22,17 @@ from typing import Any, Self
 from rauta import asks, failing, keyslots, loading, neighbours, offloads, tables
 from rauta.agent import Agent
 from rauta.balancing import Balancer, reweighted
-from rauta.bpf import BpfObject, Map, XdpAttachment, XdpMode, attach_xdp, attached_xdp_id, possible_cpus, program_name
+from rauta.bpf import (
+    BpfObject,
+    Map,
+    Program,
+    XdpAttachment,
+    XdpMode,
+    attach_xdp,
+    attached_xdp_id,
+    possible_cpus,
+    program_name,
+)
 from rauta.config import Backend, Cluster, Config, Route
 from rauta.contract import FALLBACK_BACKEND, FLOW_WAYS, MEMBER_WORDS
 from rauta.errors import RautaError
@@ -49,6 +58,8 @@ _CARRIED = ("flows", "verdicts", "route_requests", "backend_requests", "latency"
 """the maps that hold what packets have left there; all others say what the configuration does"""
 _ALL_FIT, _NO_IDS = Standing(), Ids()
 _KEY_DRAWS = 8
+PAUSE = "rauta_pause"
+"""the program that drops everything"""
 _MONOTONIC_COARSE = 6  # include/uapi/linux/time.h: a clock that advances with the kernel's ticks
 _DEFAULT_OBSERVATION = Observation()
 _CLASS = "CLASS_"
@@ -113,6 +124,7 @@ class Router(loading.Loaded):
         self._unreached: frozenset[str] = frozenset()
         self._names: Names | None = None
         self._fallback_agent: Agent | None = None
+        self._old_flows: Map | None = None
 
     @classmethod
     def load(
@@ -143,6 +155,7 @@ class Router(loading.Loaded):
             router._size_maps()
             left = adopt(router.object, _CARRIED, earlier)
             router.object.load()
+            router._old_flows = left.pop("flows", None)
             migrate_all(router.object, left, keys.flow_key)
             router._fill_maps(earlier.get("backends"))
         except BaseException:
@@ -158,6 +171,7 @@ class Router(loading.Loaded):
         replace: bool = False,
         earlier: Mapping[str, Map] = MappingProxyType({}),
         made_clsact: bool = False,
+        prepared: Callable[[Agent], None] = lambda _: None,
     ) -> tuple[XdpAttachment, ...]:
         """Resolves the backends' next hops, then attaches to interfaces of the calling thread's network namespace.
 
@@ -167,11 +181,15 @@ class Router(loading.Loaded):
         program that is attached there gives way, without a packet in between that sees none. RautaError if there is no
         such interface, a backend cannot be reached through any of them (unless `strict` is False: then it gets no
         requests until `refresh_hops` finds it), or this router is attached already; AttachError if the kernel refuses.
-        Then it is attached nowhere.
+        Then it is attached nowhere, and programs that have given way are back.
 
         A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
         that takes what every agent takes (Linux 6.9, tcp_syncookies). `earlier` and `made_clsact` are about the agent
-        that gives way.
+        that gives way; `prepared` is called with the new one before anything is attached.
+
+        If the earlier router's flow table has another size or layout, it is copied while every packet on the interfaces
+        is dropped, so that none changes a copied entry: clients send again what they sent in between. `earlier` of
+        `load` must be open until then.
         """
         tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
         if self._interfaces:
@@ -180,11 +198,21 @@ class Router(loading.Loaded):
             raise RautaError(tried, "packets must come in somewhere", 'Name one or more: attach("eth0")')
         indices = {loading.interface_index(interface): interface for interface in interfaces}
         self._fill_backends(tuple(indices), strict)
-        with ExitStack() as undo:
+        with ExitStack() as undo, ExitStack() as back:
             if self.config.fallback is not None:
-                self._attach_fallback(list(indices), undo, replace, earlier, made_clsact)
-            attachments = tuple(self._attach_one(index, name, mode, undo, replace) for index, name in indices.items())
+                agent = self._load_fallback(indices, undo, earlier)
+                prepared(agent)
+                back.callback(agent.go_back)
+                for interface in indices.values():
+                    agent.attach(interface, replace=replace, made_clsact=made_clsact)
+            if self._old_flows is not None and replace:
+                self._pause(indices, undo, back)
+            self.copy_flows()
+            attachments = tuple(self._attach_one(*one, mode, undo, back, replace) for one in indices.items())
+            back.pop_all()
             self._undo_here(undo.pop_all().close)
+        if self._fallback_agent is not None:
+            self._fallback_agent.stay()
         self._interfaces = tuple(indices)
         return attachments
 
@@ -195,15 +223,46 @@ class Router(loading.Loaded):
             self._fallback_agent.leave()
         self.object.close()
 
-    def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack, replace: bool) -> XdpAttachment:
+    def _attach_one(
+        self, index: int, interface: str, mode: XdpMode, undo: ExitStack, back: ExitStack, replace: bool
+    ) -> XdpAttachment:
+        """`undo` is for the end of this router, `back` for a start that fails."""
         program = self.object.programs["rauta_ingress"]
-        present = attached_xdp_id(index) if replace else None
-        ours = present if present and program_name(present) == program.info().name else None
+        ours = self._predecessor(index) if replace else None
+        earlier = Program.from_id(ours) if ours else None
         attachment = attach_xdp(index, program, mode, replace=ours)
         undo.callback(attachment.detach)
+        if earlier is not None:
+            back.callback(_put_back, index, program, earlier)
         if attachment.mode == "generic":
             undo.enter_context(offloads.gro_off(interface))
         return attachment
+
+    def copy_flows(self) -> None:
+        """Takes the flows of the earlier router over, if its table could not be: once nothing changes them any more.
+
+        `attach` sees to that. Who lets packets in by other means calls it before.
+        """
+        if self._old_flows is not None:
+            migrate_all(self.object, {"flows": self._old_flows}, self.keys.flow_key)
+            self._old_flows = None
+
+    def _pause(self, interfaces: Iterable[int], undo: ExitStack, back: ExitStack) -> None:
+        """In the place of an earlier router's program, one that drops everything, until this one's takes it."""
+        pause = self.object.programs[PAUSE]
+        for index in interfaces:
+            if ours := self._predecessor(index):
+                earlier = Program.from_id(ours)
+                attachment = XdpAttachment.adopt(index, ours)
+                undo.callback(attachment.detach)
+                attachment.replace(pause)
+                back.callback(_put_back, index, pause, earlier)
+
+    def _predecessor(self, index: int) -> int | None:
+        """The id of the program on an interface that this router's may take the place of."""
+        present = attached_xdp_id(index)
+        ours = {self.object.programs[name].info().name for name in ("rauta_ingress", PAUSE)}
+        return present if present and program_name(present) in ours else None
 
     @property
     def keys(self) -> Keys:
@@ -425,24 +484,15 @@ class Router(loading.Loaded):
         backends = self.object.maps["backends"]
         backends.update(number, backends.lookup(number) | {"down": self.object.btf.enum("backend_down")[state]})
 
-    def _attach_fallback(
-        self,
-        interfaces: Sequence[int],
-        undo: ExitStack,
-        replace: bool,
-        earlier: Mapping[str, Map],
-        made_clsact: bool,
-    ) -> None:
-        """The fallback's place among the backends, and its agent."""
+    def _load_fallback(self, interfaces: Iterable[int], undo: ExitStack, earlier: Mapping[str, Map]) -> Agent:
+        """The fallback's place among the backends, and its agent, which is yet to be attached."""
         backends = self.config.backends().values()
-        address = neighbours.own_address(interfaces[0], (backend.address for backend in backends))
+        address = neighbours.own_address(next(iter(interfaces)), (backend.address for backend in backends))
         agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address, earlier=earlier))
-        for interface in interfaces:
-            agent.attach(socket.if_indextoname(interface), replace=replace, made_clsact=made_clsact)
-        entry = tables.local_backend_entry(address)
-        self.object.maps["backends"].update(FALLBACK_BACKEND, entry)
+        self.object.maps["backends"].update(FALLBACK_BACKEND, tables.local_backend_entry(address))
         self._fallback_agent = agent
         undo.callback(self._forget_fallback)
+        return agent
 
     def _forget_fallback(self) -> None:
         self._fallback_agent = None
@@ -541,9 +591,9 @@ class Router(loading.Loaded):
         balancer.fill(numbered)
         maps["members"].update_batch(tables.members(now.config, self.ids))
         self._routing.fill(Numbered(self.config, self.ids))
-        if earlier_backends is not None:  # the ways to those that are gone, but have connections
-            gone = self.ids.gone(self.config).backends.values()
-            maps["backends"].update_batch((number, earlier_backends.lookup(number)) for number in gone)
+        if earlier_backends is not None:  # the ways to those that are gone, but have connections, and to all others
+            numbers = {*self.ids.backends.values()}
+            maps["backends"].update_batch((number, earlier_backends.lookup(number)) for number in sorted(numbers))
 
     def _fill_backends(self, interfaces: tuple[int, ...], strict: bool) -> None:
         self._interfaces = interfaces
@@ -552,11 +602,23 @@ class Router(loading.Loaded):
             hops = neighbours.next_hops((one.address for one in backends.values()), interfaces, strict=strict)
             before = self._effective()
             found = {name: hops[one.address] for name, one in backends.items() if one.address in hops}
+            found |= self._known_hops(backends.keys() - found.keys(), interfaces)
             self._unreached = frozenset(backends.keys() - found.keys())
             self._write_backends(self.config, self.ids, found)
             self._write_clusters(Numbered(before, self.ids), Numbered(self._effective(), self.ids))
+            self._write_down()
         finally:
             self._interfaces = ()
+
+    def _known_hops(self, names: Iterable[str], interfaces: tuple[int, ...]) -> dict[str, NextHop]:
+        """The ways that an earlier router knew, to backends of these names that just now do not answer."""
+        only, found = interfaces[0] if len(interfaces) == 1 else 0, {}
+        for name in names:
+            entry = self.object.maps["backends"].lookup(self.ids.backend(self.config, name))
+            hop = NextHop(bytes(entry["next_hop"]), entry["interface"] or only)
+            if any(hop.mac) and hop.interface in interfaces:
+                found[name] = hop
+        return found
 
     def _write_backends(self, config: Config, ids: Ids, hops: Mapping[str, NextHop]) -> None:
         """Those to which a way has been found; whether they are down stays."""
@@ -574,6 +636,11 @@ class Router(loading.Loaded):
         return tables.backend_entry(
             backend, hop.mac, interface=interface, source=neighbours.hardware_address(hop.interface)
         )
+
+
+def _put_back(index: int, program: Program, earlier: Program) -> None:
+    """Has a program give its place to the one that had it before."""
+    XdpAttachment.adopt(index, program).replace(earlier)
 
 
 def capacity(config: Config) -> Room:
