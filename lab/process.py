@@ -219,6 +219,12 @@ class Process:
         """What it has said so far, both streams."""
         return _text(self.log.read_bytes()[self._begin :])
 
+    def kill(self) -> None:
+        """SIGKILL to it and everything it started, and wait until it is gone. Harmless when it has ended."""
+        if self._child.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self._child.wait()
+
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End it and everything it started: SIGTERM, and SIGKILL after ``seconds``. Harmless when it has ended."""
         _end_group(self._child, seconds)

@@ -158,6 +158,12 @@ class Host:
                     }
         return counters
 
+    def kill(self, name: str) -> None:
+        """SIGKILL to what was started here under that name, and to all that it has started."""
+        for one in [one for one in self._processes if one.name == name]:
+            one.kill()
+            self._processes.remove(one)
+
     def stop_all(self) -> None:
         """End everything that was started here."""
         while self._processes:

@@ -11,6 +11,7 @@ Everything is in the maps before the programs are attached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,7 +19,17 @@ from types import MappingProxyType
 from typing import Self, TypeAlias
 
 from rauta import keyslots, loading, tables
-from rauta.bpf import BpfObject, Direction, GracePeriod, Map, TcAttachment, attach_tc, attached_tc_id, program_name
+from rauta.bpf import (
+    BpfObject,
+    Direction,
+    GracePeriod,
+    Map,
+    Program,
+    TcAttachment,
+    attach_tc,
+    attached_tc_id,
+    program_name,
+)
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.figures import AgentRoute, RouteFigures
@@ -62,6 +73,7 @@ class Agent(loading.Loaded):
         self.sampling = Sampling()
         self._services = services
         self.made_clsact = False
+        self._back = ExitStack()
         self.figures = RouteFigures(obj.maps, config, by_route=by_route)
 
         self._migration: Migration | None = None
@@ -245,6 +257,17 @@ class Agent(loading.Loaded):
         self._migration.copy()
         self._migration = None
 
+    def go_back(self) -> None:
+        """Undoes what `attach` has done, for a start that fails: programs whose place was taken come back.
+
+        In the network namespace of the interfaces.
+        """
+        self._back.close()
+
+    def stay(self) -> None:
+        """There is no going back: the programs whose place was taken are given up."""
+        self._back.pop_all()
+
     def leave(self) -> None:
         """Ends with this process, but leaves everything as it is: packets go on. Safe to repeat."""
         self._undo.pop_all()
@@ -257,7 +280,12 @@ class Agent(loading.Loaded):
         present = attached_tc_id(index, direction) if replace else None
         named = (name[:_NAME_LENGTH] for name in (f"rauta_agent_{direction}", _PAUSES[direction]))
         ours = present if present and program_name(present) in named else False
+        earlier = Program.from_id(ours) if ours else None
         attachment = attach_tc(index, program, direction, replace=ours, made_clsact=made_clsact)
+        if earlier is None:
+            self._back.callback(attachment.detach)
+        else:
+            self._back.callback(attach_tc, index, earlier, direction, replace=program, made_clsact=made_clsact)
         self._undo_here(attachment.detach)
         return attachment
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rauta import namespaces, tables
+from rauta import namespaces, tables, takedown
 from rauta.agent import Agent
 from rauta.config import Config, load_config
 from rauta.errors import RautaError
@@ -49,7 +49,14 @@ class AgentDaemon(Service):
         config = self._load()
         schedule = self.schedule(config)
         namespace = f"/proc/{self.options.namespace}/ns/net" if self.options.namespace.isdecimal() else ""
-        with self.instance.pinned("agent") as maps:
+        namespace = namespace or self.options.namespace
+        takedown.leave_other_namespace(self.instance, self.state, namespace)
+        self.save(namespace=namespace)
+        before = self.state
+        interfaces = {*before.interfaces, *self.options.interfaces}
+        with self._entered():
+            attached = takedown.attached_ids(interfaces)
+        with self.instance.pinned("agent", attached) as maps:
             self.agent = Agent.load(
                 config,
                 schedule.keys_at(time.time()),
@@ -59,14 +66,24 @@ class AgentDaemon(Service):
                 earlier=maps,
             )
             stack.callback(self.agent.leave)
-            self.save(interfaces=self.options.interfaces, namespace=namespace or self.options.namespace)
-            with self._entered():
-                self.agent.take_over(*self.options.interfaces, made_clsact=self.state.made_clsact)
-                for interface in self.options.interfaces:
-                    self.agent.attach(interface, replace=True, made_clsact=self.state.made_clsact)
-            self.save(made_clsact=self.agent.made_clsact)
-        self.instance.pin("agent", self.agent.object)
+            with self._entered(), self.instance.staged("agent", self.agent.object, attached):
+                self.save(interfaces=tuple(interfaces))
+                self._attach()
+                takedown.take_off(self.instance, before, interfaces - {*self.options.interfaces})
+        self.save(interfaces=self.options.interfaces)
         self.rotation = Rotation(schedule, (self.agent,))
+
+    def _attach(self) -> None:
+        """To all interfaces or, if that fails, to none: then what was attached there is so again."""
+        self.save(made_clsact=takedown.makes_clsact(self.state, self.options.interfaces))
+        try:
+            self.agent.take_over(*self.options.interfaces, made_clsact=self.state.made_clsact)
+            for interface in self.options.interfaces:
+                self.agent.attach(interface, replace=True, made_clsact=self.state.made_clsact)
+        except BaseException:
+            self.agent.go_back()
+            raise
+        self.agent.stay()
 
     @contextlib.contextmanager
     def _entered(self) -> Iterator[None]:

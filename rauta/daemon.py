@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from rauta import control, failing, loading, offloads
+from rauta import control, failing, loading, offloads, takedown
+from rauta.agent import Agent
 from rauta.answers import Answers
 from rauta.bpf import XdpMode
 from rauta.config import Config, load_config
 from rauta.errors import RautaError
 from rauta.events import EventReader
 from rauta.health import Checker, Transition
+from rauta.ids import backend_name
+from rauta.instance import State
 from rauta.observation import EventRates, Observation
 from rauta.recovery import Recovery
 from rauta.router import Router
@@ -56,6 +59,21 @@ def _observation(config: Config) -> Observation:
     return Observation(events=EventRates(), labels=config.metrics is not None, traces_one_in=one_in)
 
 
+def _still_unhealthy(state: State, config: Config) -> dict[str, bool]:
+    """The backends that an earlier process has left unhealthy, and whether their hosts answered.
+
+    A restart heals nobody. Only those that are checked, which find out when that changes.
+    """
+    checked = {one.name: one for cluster in config.clusters if cluster.health for one in cluster.backends}
+    known = ((one.name, state.unhealthy.get(backend_name(one))) for one in checked.values())
+    return {name: answers for name, answers in known if answers is not None}
+
+
+def _standing(state: State, unhealthy: Mapping[str, bool]) -> Standing:
+    down = frozenset(name for name, host_answers in unhealthy.items() if not host_answers)
+    return Standing(drained=state.drained, unhealthy=frozenset(unhealthy), down=down)
+
+
 class Daemon(Service):
     """A router that runs. `router` is its packet path, `modes` are those of its interfaces by name."""
 
@@ -77,27 +95,36 @@ class Daemon(Service):
         """RautaError or a subclass says what stands in the way."""
         config = self._load()
         schedule = self.schedule(config)
-        with self.instance.pinned("router") as maps, self.instance.pinned("fallback") as agent_maps:
+        before = self.state
+        unhealthy = _still_unhealthy(before, config)
+        attached = takedown.attached_ids({*before.interfaces, *config.interfaces})
+        with self.instance.pinned("router", attached) as maps, self.instance.pinned("fallback", attached) as agent_maps:
             self.router = Router.load(
                 config,
                 schedule.keys_at(time.time()),
                 observation=_observation(config),
-                standing=Standing(drained=self.state.drained),
-                ids=self.state.ids,
+                standing=_standing(before, unhealthy),
+                ids=before.ids,
                 earlier=maps,
             )
             stack.callback(self.router.leave)
-            self.save(ids=self.router.ids, interfaces=config.interfaces)
-            self._attach(config, agent_maps)
-        self.instance.pin("router", self.router.object)
+            self.save(ids=self.router.ids, interfaces=tuple({*before.interfaces, *config.interfaces}))
+            with ExitStack() as places:
+                places.enter_context(self.instance.staged("router", self.router.object, attached))
+                self._attach(config, agent_maps, partial(self._stage_agent, places, attached))
+                self._leave(before, set(before.interfaces) - set(config.interfaces))
+        self.save(interfaces=config.interfaces)
         self.rotation = Rotation(schedule, (self.router,))
-        self.health = Checker(config.clusters, self._changed)
+        self.health = Checker(config.clusters, self._changed, unhealthy=unhealthy)
         self.told = Told(stack.enter_context(EventReader(self.router)))
         if config.recovery is not None:
             self.recovery = stack.enter_context(Recovery(self.router))
 
-    def _attach(self, config: Config, agent_maps: Mapping[str, Any]) -> None:
+    def _attach(self, config: Config, agent_maps: Mapping[str, Any], prepared: Callable[[Agent], None]) -> None:
+        """What is changed on the interfaces is written down before: this process may be killed in between."""
+        gro_off = self.state.gro_off
         with_gro = {name for name in config.interfaces if loading.interface_index(name) and offloads.has_gro(name)}
+        self.save(gro_off=gro_off | with_gro)
         attachments = self.router.attach(
             *config.interfaces,
             mode=config.mode,
@@ -105,14 +132,23 @@ class Daemon(Service):
             replace=True,
             earlier=agent_maps,
             made_clsact=self.state.made_clsact,
+            prepared=prepared,
         )
         self.modes = {name: one.mode for name, one in zip(config.interfaces, attachments, strict=True)}
-        generic = {name for name, mode in self.modes.items() if mode == "generic"}
-        self.save(gro_off=self.state.gro_off | with_gro & generic)
-        agent = self.router.fallback_agent
-        if agent is not None:
-            self.save(made_clsact=agent.made_clsact)
-            self.instance.pin("fallback", agent.object)
+        self.save(gro_off=gro_off | {name for name in with_gro if self.modes[name] == "generic"})
+
+    def _stage_agent(self, places: ExitStack, attached: Container[int], agent: Agent) -> None:
+        """The fallback's agent is about to be attached."""
+        places.enter_context(self.instance.staged("fallback", agent.object, attached))
+        self.save(made_clsact=takedown.makes_clsact(self.state, self.router.config.interfaces))
+
+    def _leave(self, before: State, interfaces: Collection[str]) -> None:
+        """Interfaces that an earlier process has had and this one has not."""
+        if interfaces:
+            detached = takedown.take_off(self.instance, before, interfaces)
+            takedown.restore_gro(before.gro_off & set(interfaces))
+            self.save(gro_off=self.state.gro_off - set(interfaces))
+            logger.info("interfaces are given up", extra={"interfaces": sorted(interfaces), "detached": len(detached)})
 
     async def serve(self, stack: AsyncExitStack) -> None:
         """For rautactl, Prometheus and a collector of traces."""
@@ -197,7 +233,11 @@ class Daemon(Service):
             await self._see_off(name)
 
     def _stand(self) -> None:
-        self.router.stand(Standing.of_checks(self.health.states(), self.router.standing.drained))
+        states = self.health.states()
+        names = {name: backend_name(backend) for name, backend in self.router.config.backends().items()}
+        unhealthy = {names[name]: one.host_answers for name, one in states.items() if name in names and not one.healthy}
+        self.save(unhealthy=unhealthy)
+        self.router.stand(Standing.of_checks(states, self.router.standing.drained))
 
     async def _see_off(self, backend: str) -> None:
         """Whoever waits for a host that is down is told at once; after a while, whoever may be waiting."""
@@ -213,17 +253,24 @@ class Daemon(Service):
     async def set_drained(self, backend: str, *, drained: bool) -> None:
         """An operator wants it empty, or full again. RautaError if there is no such backend."""
         self.router.ids.backend(self.router.config, backend)
+        await self.in_thread(lambda: self._drain(backend, drained))
+        logger.info("backend is drained" if drained else "backend is no longer drained", extra={"backend": backend})
+
+    def _drain(self, backend: str, drained: bool) -> None:
         now = self.router.standing.drained
         wanted = now | {backend} if drained else now - {backend}
         self.save(drained=wanted)
-        await self.in_thread(lambda: self.router.stand(replace(self.router.standing, drained=wanted)))
-        logger.info("backend is drained" if drained else "backend is no longer drained", extra={"backend": backend})
+        self.router.stand(replace(self.router.standing, drained=wanted))
 
     async def _follow_hops(self) -> None:
         for name in await self.in_thread(self.router.refresh_hops):
             logger.info("backend is reached in another way", extra={"backend": name})
 
     async def _retire(self) -> None:
-        gone = await self.in_thread(self.router.retire)
+        await self.in_thread(self._retire_now)
+
+    def _retire_now(self) -> None:
+        """Written down before anything else changes numbers."""
+        gone = self.router.retire()
         if gone.backends or gone.clusters or gone.routes or gone.vips:
             self.save(ids=self.router.ids)

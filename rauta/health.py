@@ -35,6 +35,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeAlias
 
 from rauta.config import Backend, Cluster, Health
@@ -214,7 +215,8 @@ class Checker:
     """Checks the backends of clusters. Not thread-safe: everything happens in the thread of `run`.
 
     `changed` is called with each transition. If it raises, that is logged, and checking goes on. `clock` is the wall
-    clock, `sockets` how many checks may be under way at once: further ones wait.
+    clock, `sockets` how many checks may be under way at once: further ones wait. `unhealthy`: the backends that are not
+    healthy at first, by name, as an earlier Checker has found, and of each whether its host answers.
     """
 
     def __init__(
@@ -225,6 +227,7 @@ class Checker:
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
         sockets: int = MAX_SOCKETS,
+        unhealthy: Mapping[str, bool] = MappingProxyType({}),
     ) -> None:
         self._changed = changed
         self._rng = rng or random.Random()
@@ -239,7 +242,9 @@ class Checker:
         self._quiet_until = 0.0
         self._results: Counter[Result] = Counter()
         self._transitions: Counter[tuple[str, bool]] = Counter()
+        self._unhealthy = unhealthy
         self.reconfigure(clusters)
+        self._unhealthy = MappingProxyType({})
 
     async def run(self) -> None:
         """Checks until it is cancelled; then there is no task, timer or socket left. May run again after that."""
@@ -288,6 +293,9 @@ class Checker:
         others = [other for known, other in before.items() if known[:3] == key[:3]]
         if others:
             check.inherit(_worst(others))
+        elif (host_answers := self._unhealthy.get(backend.name)) is not None:
+            check.healthy, check.host_answers = False, host_answers
+            check.failures, check.error = health.fall, "unhealthy when an earlier router ended"
         if self._tasks is not None:
             self._enter(check)
         return check
@@ -297,7 +305,7 @@ class Checker:
         before, self._backends = self._backends, {}
         for check in self._checks.values():
             if check.name not in self._backends:
-                self._backends[check.name] = self._group(check.target, before.get(check.name))
+                self._backends[check.name] = self._group(check.name, check.target, before.get(check.name))
             self._backends[check.name].checks.append(check)
         self._transitions = Counter({key: count for key, count in self._transitions.items() if key[0] in present})
         for name, known in before.items():
@@ -310,10 +318,11 @@ class Checker:
         for name in tuple(self._backends):
             self._judge(name, "the setting that said otherwise is gone")
 
-    def _group(self, target: Target, known: _Backend | None) -> _Backend:
+    def _group(self, name: str, target: Target, known: _Backend | None) -> _Backend:
         if known is not None and known.place == (target.address, target.port):
             return _Backend(known.place, known.since, healthy=known.healthy, host_answers=known.host_answers)
-        return _Backend((target.address, target.port), self._clock())
+        place, answers = (target.address, target.port), self._unhealthy.get(name)
+        return _Backend(place, self._clock(), healthy=answers is None, host_answers=answers is not False)
 
     def _judge(self, name: str, reason: str) -> None:
         """A transition, if a backend's checks say something else than the last one did."""

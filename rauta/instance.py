@@ -6,6 +6,10 @@
     /run/rauta/NAME/secrets.yaml    the secrets, of a router that was not given any
     pins (rauta.pins)               maps and programs: connections and counters
 
+A process may be killed at any moment. So what is to be attached is pinned before, beside what was there (`staged`), and
+takes that one's place afterwards: whatever is attached is pinned somewhere, and the next process goes on with the maps
+of what is (`pinned`).
+
 All of it is root's alone, or that user's who runs it with capabilities, and goes with a reboot, as the maps do. A
 process that ends, however it ends, leaves it: the packet path goes on. `rauta down` removes it.
 """
@@ -16,22 +20,26 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import time
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TextIO
 
 from rauta import pins
-from rauta.bpf import BpfObject, Map
+from rauta.bpf import BpfError, BpfObject, Map, Program
 from rauta.errors import RautaError
-from rauta.ids import Ids
+from rauta.ids import BackendName, Ids
 
 __all__ = ["Instance", "State", "instances"]
 
 _RUN = Path("/run/rauta")
 _PREPARE = "Run as root, or have root make it for this user: see docs/running.md."
 _VERSION = 1
+_PAUSE = "rauta_pause"  # begin names of what is attached while maps are copied: those to go on with are earlier ones
+_LOCK_TRIES, _LOCK_PAUSE = 5, 0.02  # seconds
 Part = Literal["router", "agent", "fallback"]
 
 
@@ -39,7 +47,8 @@ Part = Literal["router", "agent", "fallback"]
 class State:
     """What maps do not say. `made_clsact`: clsact came with the agent, and goes with it.
 
-    `gro_off`: the interfaces on which GRO was turned off.
+    `gro_off`: the interfaces on which GRO was turned off. `unhealthy`: the backends that were, and of each whether its
+    host answered.
     """
 
     ids: Ids = field(default_factory=Ids)
@@ -49,6 +58,7 @@ class State:
     made_clsact: bool = False
     gro_off: frozenset[str] = frozenset()
     generation: int = 0
+    unhealthy: Mapping[BackendName, bool] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As text."""
@@ -65,6 +75,7 @@ class State:
                 "made_clsact": self.made_clsact,
                 "gro_off": sorted(self.gro_off),
                 "generation": self.generation,
+                "unhealthy": [[*name, answers] for name, answers in self.unhealthy.items()],
             }
         )
 
@@ -88,6 +99,7 @@ class State:
             made_clsact=fields["made_clsact"],
             gro_off=frozenset(fields["gro_off"]),
             generation=fields["generation"],
+            unhealthy={(name, address): answers for name, address, answers in fields.get("unhealthy", ())},
         )
 
 
@@ -100,30 +112,33 @@ class Instance:
         self.control = self.folder / "control.sock"
         self.secrets = self.folder / "secrets.yaml"
 
-    @property
-    def exists(self) -> bool:
-        """Whether there is something of it."""
-        return self.folder.exists()
-
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, tried: str = "starting") -> Iterator[None]:
         """While inside, no other process has this instance. RautaError says which one has it."""
-        self._make_folder()
-        with (self.folder / "lock").open("a+", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                owner = file.read().strip() or "?"
-                raise RautaError(
-                    f"starting instance {self.name!r}",
-                    f"process {owner} runs it already",
-                    "End that one first (its connections go on), or use another --name.",
-                ) from None
+        with self._lock_file(tried) as file:
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
             yield
+
+    def _lock_file(self, tried: str) -> TextIO:
+        """The file that the lock is on, open and locked: not one that `remove` has taken away meanwhile."""
+        while True:
+            self._make_folder()
+            file = (self.folder / "lock").open("a+", encoding="ascii")
+            try:
+                _lock(file)
+                if os.fstat(file.fileno()).st_nlink:
+                    return file
+                file.close()
+            except OSError:
+                file.seek(0)
+                owner = file.read().strip() or "?"
+                file.close()
+                advice = "End that one first (its connections go on), or use another --name."
+                raise RautaError(
+                    f"{tried} instance {self.name!r}", f"process {owner} runs it already", advice
+                ) from None
 
     def process(self) -> int | None:
         """The number of the process that runs it, if one does."""
@@ -137,6 +152,11 @@ class Instance:
                 return int((self.folder / "lock").read_text(encoding="ascii"))
             return 0
         return None
+
+    @property
+    def exists(self) -> bool:
+        """Whether it has left anything on this host, running or not."""
+        return self.folder.exists() or any(path.exists() for path in pins.existing(self.name))
 
     # ---- state -----------------------------------------------------------------------------------------
 
@@ -162,27 +182,55 @@ class Instance:
 
     # ---- pins ------------------------------------------------------------------------------------------
 
-    def pin(self, part: Part, obj: BpfObject) -> None:
-        """Has an object's maps and programs outlive this process, in the place of those that were pinned before."""
-        folder = pins.folder(self.name) / part
-        folder.mkdir(mode=0o700, exist_ok=True)
-        for name, one in obj.maps.items():
-            if ".rodata" not in name:
-                one.pin(folder / name, replace=True)
-        for name, program in obj.programs.items():
-            if program.loaded:
-                program.pin(folder / name, replace=True)
+    @contextlib.contextmanager
+    def staged(self, part: Part, obj: BpfObject, attached: Container[int]) -> Iterator[None]:
+        """Has an object's maps and programs outlive this process; its programs are attached inside.
+
+        With that, what was pinned before is given up; if it fails, what was to come is. `attached`: the ids of programs
+        that are attached now. What a killed process has staged and not attached goes at once.
+        """
+        earlier = self.generations(part)
+        for folder in earlier:
+            if _number(folder) and not _any_attached(folder, attached):
+                shutil.rmtree(folder)
+        fresh = pins.folder(self.name) / f"{part}-{1 + max(map(_number, earlier), default=0)}"
+        fresh.mkdir(mode=0o700)
+        try:
+            _pin(obj, fresh)
+            yield
+        except BaseException:
+            shutil.rmtree(fresh)
+            raise
+        for folder in self.generations(part):
+            if folder != fresh:
+                shutil.rmtree(folder)
+        fresh.rename(fresh.with_name(part))
+
+    def generations(self, part: Part) -> list[Path]:
+        """The folders of what is pinned of a part, the newest first, the settled one last."""
+        found = [path for path in pins.folder(self.name).iterdir() if path.name.partition("-")[0] == part]
+        return sorted(found, key=_number, reverse=True)
 
     @contextlib.contextmanager
-    def pinned(self, part: Part) -> Iterator[Mapping[str, Map]]:
-        """The maps that are pinned, for as long as the context lasts; none if nothing is."""
+    def pinned(self, part: Part, attached: Container[int]) -> Iterator[Mapping[str, Map]]:
+        """The maps to go on with, for as long as the context lasts; none if nothing is pinned.
+
+        They are those of the newest programs that are attached, given all ids of programs that are; else the settled
+        ones: those that were staged after them have never run.
+        """
         with ExitStack() as stack:
-            folder = pins.folder(self.name) / part
-            found = {}
-            for path in folder.iterdir() if folder.exists() else ():
-                with contextlib.suppress(RautaError):  # a program
-                    found[path.name] = stack.enter_context(Map.from_pin(path))
+            found: Mapping[str, Map] = {}
+            for folder in self.generations(part):
+                maps, programs = _opened(folder, stack)
+                found = maps
+                if any(program.id in attached and not program.name.startswith(_PAUSE) for program in programs):
+                    break
             yield found
+
+    def programs(self, name: str, stack: ExitStack) -> list[Program]:
+        """All that are pinned under that name, of whichever part and generation, until the stack ends."""
+        paths = (path for folder in pins.existing(self.name) for path in sorted(folder.glob(f"*/{name}")))
+        return [stack.enter_context(Program.from_pin(path)) for path in paths]
 
     def remove(self) -> None:
         """Takes all of it away."""
@@ -200,6 +248,45 @@ class Instance:
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise RautaError(f"making {self.folder}", str(error.strerror), _PREPARE) from error
+
+
+def _number(generation: Path) -> int:
+    """0 for the settled one."""
+    return int(generation.name.partition("-")[2] or 0)
+
+
+def _lock(file: TextIO) -> None:
+    """OSError if a process has it. Who only looks whether one has (`process`) has it for a moment, too."""
+    for _ in range(_LOCK_TRIES - 1):
+        with contextlib.suppress(OSError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_LOCK_PAUSE)
+    return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _pin(obj: BpfObject, folder: Path) -> None:
+    for name, one in obj.maps.items():
+        if ".rodata" not in name:
+            one.pin(folder / name)
+    for name, program in obj.programs.items():
+        if program.loaded:
+            program.pin(folder / name)
+
+
+def _any_attached(folder: Path, attached: Container[int]) -> bool:
+    with ExitStack() as stack:
+        _, programs = _opened(folder, stack)
+        return any(program.id in attached for program in programs)
+
+
+def _opened(folder: Path, stack: ExitStack) -> tuple[dict[str, Map], list[Program]]:
+    maps, programs = {}, []
+    for path in folder.iterdir():
+        try:
+            maps[path.name] = stack.enter_context(Map.from_pin(path))
+        except BpfError:
+            programs.append(stack.enter_context(Program.from_pin(path)))
+    return maps, programs
 
 
 def instances() -> list[Instance]:

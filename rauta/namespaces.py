@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rauta.errors import RautaError
 
-__all__ = ["current", "entered"]
+__all__ = ["current", "entered", "path"]
 
 _CLONE_NEWNET = 0x40000000
 _NAMED = Path("/run/netns")
@@ -30,13 +30,20 @@ def entered(namespace: str | Path) -> Iterator[None]:
     and BPF attachments made inside stay in that namespace afterwards. RautaError if there is no such namespace or no
     permission.
     """
-    path = Path(namespace) if "/" in str(namespace) else _NAMED / namespace
-    with _opened(_OWN) as home, _opened(path) as there:
-        _enter(there, path)
+    there_is = path(namespace)
+    with _opened(_OWN) as home, _opened(there_is) as there:
+        _enter(there, there_is)
         try:
             yield
         finally:
             _enter(home, _OWN)
+
+
+def path(namespace: str | Path) -> Path:
+    """The file of a namespace, if there is one: by a name or path as for `entered`, or "" for the caller's own."""
+    if not str(namespace):
+        return _OWN
+    return Path(namespace) if "/" in str(namespace) else _NAMED / namespace
 
 
 @contextmanager

@@ -12,9 +12,8 @@ first (rauta.fallback).
 from __future__ import annotations
 
 import math
-import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -27,6 +26,7 @@ from rauta.bpf import (
     BpfObject,
     GracePeriod,
     Map,
+    Program,
     XdpAttachment,
     XdpMode,
     attach_xdp,
@@ -176,6 +176,7 @@ class Router(loading.Loaded):
         replace: bool = False,
         earlier: Mapping[str, Map] = MappingProxyType({}),
         made_clsact: bool = False,
+        prepared: Callable[[Agent], None] = lambda _: None,
     ) -> tuple[XdpAttachment, ...]:
         """Resolves the backends' next hops, then attaches to interfaces of the calling thread's network namespace.
 
@@ -186,11 +187,16 @@ class Router(loading.Loaded):
         another size or layout, all packets of connections are dropped for some milliseconds in between
         (docs/upgrades.md). RautaError if there is no such interface, a backend cannot be reached through any of them
         (unless `strict` is False: then it gets no requests until `refresh_hops` finds it), or this router is attached
-        already; AttachError if the kernel refuses. Then it is attached nowhere.
+        already; AttachError if the kernel refuses. Then it is attached nowhere, and programs that have given way are
+        back.
 
         A fallback is to listen on the first interface's own address. An agent on all of them brings it its connections;
         that takes what every agent takes (Linux 6.9, tcp_syncookies). `earlier` and `made_clsact` are about the agent
-        that gives way.
+        that gives way; `prepared` is called with the new one before anything is attached.
+
+        If the earlier router's flow table has another size or layout, it is copied while every packet on the interfaces
+        is dropped, so that none changes a copied entry: clients send again what they sent in between. `earlier` of
+        `load` must be open until then.
         """
         tried = f"attaching to {', '.join(interfaces) or 'no interface'}"
         if self._interfaces:
@@ -199,12 +205,21 @@ class Router(loading.Loaded):
             raise RautaError(tried, "packets must come in somewhere", 'Name one or more: attach("eth0")')
         indices = {loading.interface_index(interface): interface for interface in interfaces}
         self._fill_backends(tuple(indices), strict)
-        with ExitStack() as undo:
+        with ExitStack() as undo, ExitStack() as back:
             if self.config.fallback is not None:
-                self._attach_fallback(list(indices), undo, replace, earlier, made_clsact)
-            self._bring_over(indices, mode, undo)
-            attachments = tuple(self._attach_one(index, name, mode, undo, replace) for index, name in indices.items())
+                agent = self._load_fallback(indices, undo, earlier)
+                prepared(agent)
+                back.callback(agent.go_back)
+                if replace:
+                    agent.take_over(*indices.values(), made_clsact=made_clsact)
+                for interface in indices.values():
+                    agent.attach(interface, replace=replace, made_clsact=made_clsact)
+            self._bring_over(indices, mode, undo, back)
+            attachments = tuple(self._attach_one(*one, mode, undo, back, replace) for one in indices.items())
+            back.pop_all()
             self._undo_here(undo.pop_all().close)
+        if self._fallback_agent is not None:
+            self._fallback_agent.stay()
         self._interfaces = tuple(indices)
         return attachments
 
@@ -215,10 +230,17 @@ class Router(loading.Loaded):
             self._fallback_agent.leave()
         self.object.close()
 
-    def _attach_one(self, index: int, interface: str, mode: XdpMode, undo: ExitStack, replace: bool) -> XdpAttachment:
+    def _attach_one(
+        self, index: int, interface: str, mode: XdpMode, undo: ExitStack, back: ExitStack, replace: bool
+    ) -> XdpAttachment:
+        """`undo` is for the end of this router, `back` for a start that fails."""
+        program = self.object.programs[_PROGRAM]
         ours = _attached(index) if replace else None
-        attachment = attach_xdp(index, self.object.programs[_PROGRAM], mode, replace=ours)
+        earlier = Program.from_id(ours) if ours else None
+        attachment = attach_xdp(index, program, mode, replace=ours)
         undo.callback(attachment.detach)
+        if earlier is not None:
+            back.callback(_put_back, index, program, earlier)
         if attachment.mode == "generic":
             undo.enter_context(offloads.gro_off(interface))
         return attachment
@@ -241,7 +263,7 @@ class Router(loading.Loaded):
             agent.set_keys(keys)
         self._slots.exchange(keys.cookies)
 
-    def _bring_over(self, interfaces: Iterable[int], mode: XdpMode, undo: ExitStack) -> None:
+    def _bring_over(self, interfaces: Iterable[int], mode: XdpMode, undo: ExitStack, back: ExitStack) -> None:
         """What the earlier router's program has written since `load`: the last of it while neither program is on."""
         if self._migration is None:
             return
@@ -249,7 +271,9 @@ class Router(loading.Loaded):
         pause = self.object.programs[_PAUSE]
         for index in interfaces:
             if pause.loaded and (present := _attached(index)) is not None:
+                earlier = Program.from_id(present)
                 undo.callback(attach_xdp(index, pause, mode, replace=present).detach)
+                back.callback(_put_back, index, pause, earlier)
         with GracePeriod() as grace:
             grace.wait()
         self._migration.copy()
@@ -490,26 +514,15 @@ class Router(loading.Loaded):
         backends = self.object.maps["backends"]
         backends.update(number, backends.lookup(number) | {"down": self.object.btf.enum("backend_down")[state]})
 
-    def _attach_fallback(
-        self,
-        interfaces: Sequence[int],
-        undo: ExitStack,
-        replace: bool,
-        earlier: Mapping[str, Map],
-        made_clsact: bool,
-    ) -> None:
-        """The fallback's place among the backends, and its agent."""
+    def _load_fallback(self, interfaces: Iterable[int], undo: ExitStack, earlier: Mapping[str, Map]) -> Agent:
+        """The fallback's place among the backends, and its agent, which is yet to be attached."""
         backends = self.config.backends().values()
-        address = neighbours.own_address(interfaces[0], (backend.address for backend in backends))
+        address = neighbours.own_address(next(iter(interfaces)), (backend.address for backend in backends))
         agent = undo.enter_context(Agent.load_fallback(self.config, self.keys, address, earlier=earlier))
-        if replace:
-            agent.take_over(*map(socket.if_indextoname, interfaces), made_clsact=made_clsact)
-        for interface in interfaces:
-            agent.attach(socket.if_indextoname(interface), replace=replace, made_clsact=made_clsact)
-        entry = tables.local_backend_entry(address)
-        self.object.maps["backends"].update(FALLBACK_BACKEND, entry)
+        self.object.maps["backends"].update(FALLBACK_BACKEND, tables.local_backend_entry(address))
         self._fallback_agent = agent
         undo.callback(self._forget_fallback)
+        return agent
 
     def _forget_fallback(self) -> None:
         self._fallback_agent = None
@@ -611,9 +624,9 @@ class Router(loading.Loaded):
         maps["members"].update_batch(tables.members(now.config, self.ids))
         self._write_told(self.ids)
         self._routing.fill(Numbered(self.config, self.ids))
-        if earlier_backends is not None:  # the ways to those that are gone, but have connections
-            gone = self.ids.gone(self.config).backends.values()
-            maps["backends"].update_batch((number, earlier_backends.lookup(number)) for number in gone)
+        if earlier_backends is not None:  # the ways to those that are gone, but have connections, and to all others
+            numbers = {*self.ids.backends.values()}
+            maps["backends"].update_batch((number, earlier_backends.lookup(number)) for number in sorted(numbers))
 
     def _fill_backends(self, interfaces: tuple[int, ...], strict: bool) -> None:
         self._interfaces = interfaces
@@ -622,11 +635,23 @@ class Router(loading.Loaded):
             hops = neighbours.next_hops((one.address for one in backends.values()), interfaces, strict=strict)
             before = self._effective()
             found = {name: hops[one.address] for name, one in backends.items() if one.address in hops}
+            found |= self._known_hops(backends.keys() - found.keys(), interfaces)
             self._unreached = frozenset(backends.keys() - found.keys())
             self._write_backends(self.config, self.ids, found)
             self._write_clusters(Numbered(before, self.ids), Numbered(self._effective(), self.ids))
+            self._write_down()
         finally:
             self._interfaces = ()
+
+    def _known_hops(self, names: Iterable[str], interfaces: tuple[int, ...]) -> dict[str, NextHop]:
+        """The ways that an earlier router knew, to backends of these names that just now do not answer."""
+        only, found = interfaces[0] if len(interfaces) == 1 else 0, {}
+        for name in names:
+            entry = self.object.maps["backends"].lookup(self.ids.backend(self.config, name))
+            hop = NextHop(bytes(entry["next_hop"]), entry["interface"] or only)
+            if any(hop.mac) and hop.interface in interfaces:
+                found[name] = hop
+        return found
 
     def _write_backends(self, config: Config, ids: Ids, hops: Mapping[str, NextHop]) -> None:
         """Those to which a way has been found; whether they are down stays."""
@@ -650,6 +675,11 @@ def _attached(index: int) -> int | None:
     """The router's program on an interface, or that which an interrupted upgrade has left in its place."""
     present = attached_xdp_id(index)
     return present if present and program_name(present) in (_PROGRAM, _PAUSE) else None
+
+
+def _put_back(index: int, program: Program, earlier: Program) -> None:
+    """Has a program give its place to the one that had it before."""
+    XdpAttachment.adopt(index, program).replace(earlier)
 
 
 def _handed_over(counters: Mapping[str, int]) -> list[str]:

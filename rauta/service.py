@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -61,6 +62,7 @@ class Service(ABC):
         self.rotation: Rotation
         self.state = State()
         self._busy = asyncio.Lock()
+        self._saving = threading.Lock()
         self._seen = self._pending = _version(file)
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -154,9 +156,10 @@ class Service(ABC):
                 logger.warning("%s", error)
 
     def save(self, **changes: Any) -> None:
-        """Writes fields of the state."""
-        self.state = replace(self.state, **changes)
-        self.instance.save(self.state)
+        """Writes fields of the state. From any thread."""
+        with self._saving:
+            self.state = replace(self.state, **changes)
+            self.instance.save(self.state)
 
     # ---- configuration -----------------------------------------------------------------------------------
 

@@ -1,69 +1,115 @@
 """`rauta down`: what a router or an agent has left is taken off its interfaces, and removed.
 
-The programs are the ones that it pinned; what others have attached in the meantime is not touched.
+The programs are those that it has pinned, of whichever generation (rauta.instance), on whichever interface of its
+network namespace; what others have attached is not touched. So it needs nothing but the pins to find them, and works
+when the state is damaged, or the interfaces or the whole namespace are gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import product
 
-from rauta import namespaces, offloads, pins
-from rauta.bpf import Direction, Program, TcAttachment, XdpAttachment
-from rauta.errors import AttachError, RautaError
+from rauta import namespaces, offloads
+from rauta.bpf import Direction, Program, TcAttachment, XdpAttachment, attached_tc_id, attached_xdp_id, has_clsact
+from rauta.errors import AttachError, BpfError, RautaError
 from rauta.instance import Instance, State
 
-__all__ = ["take_down"]
+__all__ = ["attached_ids", "leave_other_namespace", "makes_clsact", "restore_gro", "take_down", "take_off"]
 
-_PARTS = ("router", "fallback", "agent")
-_ATTACHED = {"rauta_ingress": "xdp", "rauta_agent_egress": "egress", "rauta_agent_ingress": "ingress"}
+_PROGRAMS = {
+    "rauta_ingress": "xdp",
+    "rauta_pause": "xdp",
+    "rauta_agent_ingress": "ingress",
+    "rauta_pause_in": "ingress",
+    "rauta_agent_egress": "egress",
+    "rauta_pause_out": "egress",
+}
+"""and where they are attached; ingress before egress, so that no reply leaves untranslated"""
+_SIDES: tuple[Direction, Direction] = ("ingress", "egress")
 
 
 def take_down(name: str) -> str:
     """Detaches and removes; returns what was done, in words. RautaError while its process runs."""
     instance = Instance(name)
-    if (process := instance.process()) is not None:
-        raise RautaError(
-            f"taking {name!r} down", f"process {process} runs it", "End that one first; its connections end with this."
-        )
-    if not instance.folder.exists():
+    if not instance.exists:
         return "nothing is there"
-    state, detached = instance.state(), 0
-    with _in_namespace(state), ExitStack() as stack:
-        for program, direction in _programs(instance, stack):
-            detached += sum(_taken_off(interface, program, direction, state) for interface in state.interfaces)
-        for interface in state.gro_off:
-            with contextlib.suppress(OSError):
-                offloads.set_gro(interface, on=True)
-    instance.remove()
-    return f"{detached} programs taken off {', '.join(state.interfaces) or 'no interface'}, everything removed"
+    with instance.locked("taking down"):
+        try:
+            state = instance.state()
+        except RautaError:  # damaged, or of another version
+            state = State()
+        detached = _all_taken_off(instance, state)
+        instance.remove()
+    places = ", ".join(sorted(set(detached))) or "no interface"
+    return f"{len(detached)} programs taken off {places}, everything removed"
 
 
-@contextlib.contextmanager
-def _in_namespace(state: State) -> Iterator[None]:
-    with namespaces.entered(state.namespace) if state.namespace else contextlib.nullcontext():
-        yield
+def leave_other_namespace(instance: Instance, state: State, namespace: str) -> None:
+    """If an instance that has been attached in a network namespace is to be in another one: takes it off there."""
+    with contextlib.suppress(FileNotFoundError):  # gone
+        if not namespaces.path(state.namespace).samefile(namespaces.path(namespace)):
+            _all_taken_off(instance, state)
 
 
-def _programs(instance: Instance, stack: ExitStack) -> Iterator[tuple[Program, str]]:
-    """Those that may be attached; ingress before egress, so that no reply leaves untranslated."""
-    names = ("rauta_ingress", "rauta_agent_ingress", "rauta_agent_egress")
-    for folder, part, name in product(pins.existing(instance.name), _PARTS, names):
-        path = folder / part / name
-        if path.exists():
-            yield stack.enter_context(Program.from_pin(path)), _ATTACHED[name]
+def _all_taken_off(instance: Instance, state: State) -> list[str]:
+    with ExitStack() as stack:
+        if state.namespace:
+            try:
+                stack.enter_context(namespaces.entered(state.namespace))
+            except RautaError as error:
+                if isinstance(error.__cause__, FileNotFoundError):  # gone, and all its interfaces with it
+                    return []
+                raise
+        detached = take_off(instance, state, (name for _, name in socket.if_nameindex()))
+        restore_gro(state.gro_off)
+    return detached
 
 
-def _taken_off(interface: str, program: Program, direction: str, state: State) -> bool:
+def take_off(instance: Instance, state: State, interfaces: Iterable[str]) -> list[str]:
+    """Takes the instance's programs off interfaces of the calling thread's namespace; the interface of each one."""
+    interfaces = list(interfaces)
+    detached = []
+    with ExitStack() as stack:
+        for name, place in _PROGRAMS.items():
+            for program in instance.programs(name, stack):
+                detached += [one for one in interfaces if _taken_off(one, program, place, state)]
+    return detached
+
+
+def restore_gro(interfaces: Iterable[str]) -> None:
+    """Turns GRO on again where it was turned off; not on interfaces that are gone."""
+    for interface in interfaces:
+        with contextlib.suppress(OSError):
+            offloads.set_gro(interface, on=True)
+
+
+def attached_ids(interfaces: Iterable[str]) -> frozenset[int]:
+    """The ids of all programs, anybody's, on interfaces of the calling thread's namespace; of those that there are."""
+    return frozenset(id for name in interfaces for id in _ids_on(name))
+
+
+def makes_clsact(state: State, interfaces: Iterable[str]) -> bool:
+    """Whether clsact goes with the agent, if it is attached now: it has come with it, or is about to."""
+    return state.made_clsact or not any(has_clsact(socket.if_nametoindex(name)) for name in interfaces)
+
+
+def _ids_on(interface: str) -> Iterator[int]:
+    with contextlib.suppress(OSError, BpfError):  # there is no such interface
+        index = socket.if_nametoindex(interface)
+        found = (attached_xdp_id(index), *(attached_tc_id(index, side) for side in _SIDES))
+        yield from (id for id in found if id)
+
+
+def _taken_off(interface: str, program: Program, place: str, state: State) -> bool:
     """False if it is not there."""
     try:
         index = socket.if_nametoindex(interface)
-        if direction == "xdp":
+        if place == "xdp":
             return XdpAttachment.adopt(index, program).detach()
-        side: Direction = "ingress" if direction == "ingress" else "egress"
+        side: Direction = "ingress" if place == "ingress" else "egress"
         return TcAttachment.adopt(index, program, side, made_clsact=state.made_clsact).detach()
     except (OSError, AttachError):
         return False

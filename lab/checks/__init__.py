@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from lab.checks.base import CheckBase
+from lab.checks.chaos import Chaos
 from lab.checks.flood import FlowsOf, MemoryConstant, SynFlood
 from lab.checks.requests import Alternate, Connections, Download, Get, Keepalive, Refused
 from lab.checks.reuse import Reuse
@@ -30,6 +31,7 @@ _MODELS: dict[str, type[CheckBase]] = {
     "syn_flood": SynFlood,
     "flows_of": FlowsOf,
     "memory_constant": MemoryConstant,
+    "chaos": Chaos,
 }
 
 
@@ -54,7 +56,8 @@ Check = Annotated[
     | Annotated[TcpRetransmits, Tag("tcp_retransmits")]
     | Annotated[SynFlood, Tag("syn_flood")]
     | Annotated[FlowsOf, Tag("flows_of")]
-    | Annotated[MemoryConstant, Tag("memory_constant")],
+    | Annotated[MemoryConstant, Tag("memory_constant")]
+    | Annotated[Chaos, Tag("chaos")],
     Discriminator(
         _kind,
         custom_error_type="check_kind",

@@ -23,7 +23,8 @@ from lab.contenders.rauta import start_fallback, under_way
 from lab.contenders.settings import Settings
 from lab.interfaces import Layer
 from lab.process import Process, wait_until
-from rauta import control, secrets
+from rauta import control, pins, secrets
+from rauta.bpf import Map
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.fallback import Kind
@@ -60,8 +61,13 @@ class Part:
 
     def start(self) -> None:
         """And wait until it has taken the packets over."""
-        self.process = self.host.start(self.argv, name=self.instance.name)
+        self.launch()
+        assert self.process is not None
         self.process.wait_ready(self._runs, START_SECONDS)
+
+    def launch(self) -> None:
+        """And do not wait."""
+        self.process = self.host.start(self.argv, name=self.instance.name)
 
     def _runs(self) -> bool:
         assert self.process is not None
@@ -70,8 +76,13 @@ class Part:
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone: packets go on."""
         assert self.process is not None
-        os.kill(self.process.pid, signal.SIGKILL)
-        wait_until(lambda: self.process is None or self.process.poll() is not None, seconds=10, what="it to be gone")
+        self.process.kill()
+
+    def cookie_keys(self) -> bytes:
+        """Those that its programs see, as they lie in the map that it has pinned."""
+        part = "agent" if "agent" in self.argv else "router"
+        with Map.from_pin(pins.folder(self.instance.name) / part / "cookie_keys") as found:
+            return found.lookup_raw(0) or b""
 
     def stop(self) -> None:
         """SIGTERM; packets go on."""
@@ -137,6 +148,8 @@ class RunningService:
     def write(self, config: Config) -> None:
         """Puts another configuration into the file, in one step."""
         content = config.model_dump(mode="json", exclude_unset=True)
+        for health in (cluster["health"] for cluster in content["clusters"] if cluster.get("health")):
+            health |= {name: f"{health[name]}s" for name in ("interval", "timeout") if name in health}
         content["secrets"] = {"file": str(self.file.with_name("secrets.yaml")), "rotate": self.rotate}
         draft = self.file.with_suffix(".new")
         draft.write_text(json.dumps(content), encoding="utf-8")
@@ -152,7 +165,8 @@ class RunningService:
         self.write(config)
         for agent in self.agents.values():
             _signal_and_wait(agent)
-        return next(int(self.ask("reload", number)["generation"]) for number in range(len(self.routers)))
+        generations = [int(self.ask("reload", number)["generation"]) for number in range(len(self.routers))]
+        return generations[0]
 
     def target(self, cluster: str) -> tuple[IPv4Address, int]:
         """The first VIP that has a route to the cluster."""

@@ -4,6 +4,9 @@ Whatever the path, the answer is a body of the configured size; a path that ends
 download. Every answer names its host in ``X-Backend``. The body of a POST or PUT is read to its end first (by proxying
 to a Unix socket of the same nginx, which buffers requests), and its length comes back in ``X-Received``.
 
+A path that begins with /health is answered with 503 for as long as the host has a file of that name (``sick_file``): it
+is not well, says so, and goes on serving.
+
 It listens on a second port, the first plus one, with the same content. Contender `direct` uses that one, so that
 sockets which one contender leaves in TIME_WAIT never meet the other's.
 """
@@ -60,6 +63,10 @@ http {
         listen $direct_port backlog=4096;
         location / {
             if ($$request_method ~ ^(POST|PUT)$$) { rewrite ^ /received last; }
+            $answer
+        }
+        location /health {
+            if (-f $sick) { return 503; }
             $answer
         }
         location ~ /download$$ { rewrite ^ /download break; }
@@ -126,15 +133,16 @@ class Server(BaseModel):
         if self.nginx.download is not None:
             (files / "download").write_bytes(self.download)
         configuration = scratch / "nginx.conf"
-        configuration.write_text(self._configuration(host.name, scratch))
+        configuration.write_text(self._configuration(host.name, scratch, sick_file(host, scratch.parent)))
         argv = ["nginx", "-p", str(scratch), "-c", str(configuration), "-e", "stderr"]
         host.start(argv, name="nginx", ready=lambda: _accepts(str(host.address), self.port, self.direct_port))
 
-    def _configuration(self, name: str, scratch: Path) -> str:
+    def _configuration(self, name: str, scratch: Path, sick: Path) -> str:
         inline = self.nginx.body <= INLINE_LIMIT
         return _CONFIGURATION.substitute(
             scratch=scratch,
             name=name,
+            sick=sick,
             port=self.port,
             direct_port=self.direct_port,
             log=f"{scratch / LOG} requests" if self.nginx.log else "off",
@@ -145,6 +153,11 @@ class Server(BaseModel):
 def content(size: int) -> bytes:
     """What every server answers with: ``size`` bytes that anybody can compute."""
     return (_PATTERN * (size // len(_PATTERN) + 1))[:size]
+
+
+def sick_file(host: Host, scratch: Path) -> Path:
+    """While it is there, the host's server says that it is not well. ``scratch``: the run's folder of that name."""
+    return scratch / f"{host.namespace}.sick"
 
 
 def set_congestion(host: Host, name: str) -> None:

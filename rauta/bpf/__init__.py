@@ -28,7 +28,7 @@ from rauta.bpf.programs import (
     xdp_context,
 )
 from rauta.bpf.ring import RingBuffer
-from rauta.bpf.tc import Direction, TcAttachment, attach_tc, attached_tc_id
+from rauta.bpf.tc import Direction, TcAttachment, attach_tc, attached_tc_id, has_clsact
 from rauta.bpf.xdp import XdpAttachment, XdpMode, attach_xdp, attached_xdp_id
 from rauta.errors import AttachError, BpfError, LoadError
 
@@ -60,6 +60,7 @@ __all__ = [
     "attached_tc_id",
     "attached_xdp_id",
     "describe_difference",
+    "has_clsact",
     "possible_cpus",
     "program_name",
     "run_time_stats",

@@ -100,7 +100,15 @@ class Program:
 
         The caller closes it. BpfError if there is no program.
         """
-        fd = _pinned.opened(path, "program")
+        return cls._of(_pinned.opened(path, "program"))
+
+    @classmethod
+    def from_id(cls, id: int) -> Self:
+        """Likewise the program of that id, for as long as it is open at least. BpfError if there is none any more."""
+        return cls._of(_lib.check(_lib.libbpf().bpf_prog_get_fd_by_id(id), f"opening program {id}"))
+
+    @classmethod
+    def _of(cls, fd: int) -> Self:
         found = cls(program_info(fd).name, None, None)
         found._fd = fd
         found._finalizer = weakref.finalize(found, os.close, fd)

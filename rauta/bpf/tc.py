@@ -22,7 +22,7 @@ from rauta.bpf._attachment import GONE, Attachment, describe_program, program_id
 from rauta.bpf.programs import Program, program_name
 from rauta.errors import AttachError
 
-__all__ = ["Direction", "TcAttachment", "attach_tc", "attached_tc_id"]
+__all__ = ["Direction", "TcAttachment", "attach_tc", "attached_tc_id", "has_clsact"]
 
 Direction: TypeAlias = Literal["ingress", "egress"]
 
@@ -158,6 +158,14 @@ def attach_tc(
 def attached_tc_id(ifindex: int, direction: Direction, priority: int = 1, handle: int = 1) -> int | None:
     """The id of the program that a filter runs; None if there is no filter, or no such interface."""
     return _filter_program(_hook(ifindex, direction), priority, handle) or None
+
+
+def has_clsact(ifindex: int) -> bool:
+    """Whether an interface has the clsact qdisc, whoever made it."""
+    hook, options = _hook(ifindex, "ingress"), _lib.TcOpts(handle=1, priority=1)
+    with _lib.captured_log():
+        result = _lib.libbpf().bpf_tc_query(byref(hook), byref(options))
+    return result in (0, -errno.ENOENT)  # no such filter; without clsact, the request is invalid: no such parent
 
 
 def _hook(ifindex: int, direction: Direction) -> _lib.TcHook:

@@ -190,9 +190,9 @@ def bench(contender: str, logs: Path, file: Path = FILE, *overrides: str) -> Ite
 
 @contextmanager
 def _pinned(cpus: Iterable[int]) -> Iterator[None]:
-    """The calling process on these CPUs: its sockets are the client's."""
+    """The calling process on these CPUs, none: on any: its sockets are the client's."""
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
+    os.sched_setaffinity(0, set(cpus) or allowed)
     try:
         yield
     finally:

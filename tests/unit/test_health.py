@@ -392,6 +392,27 @@ def test_a_host_that_stops_or_begins_to_answer_is_a_transition(script: Scripted)
     asyncio.run(test())
 
 
+def test_who_was_unhealthy_is_so_until_he_has_passed_and_it_is_not_told_twice(script: Scripted) -> None:
+    """What an earlier Checker has found. A backend that is not known from then begins healthy."""
+
+    async def test() -> None:
+        told = list[Transition]()
+        checker = Checker([cluster(at(1), at(2, "two"))], told.append, unhealthy={"one": False})
+        states = checker.states()
+        assert (states["one"].healthy, states["one"].host_answers) == (False, False)
+        assert states["two"].healthy
+        script.result[1] = Result.SILENT
+        async with running(checker):
+            await eventually(lambda: checker.counters().checks[Result.SILENT] >= 3)
+            assert told == []
+            script.result[1] = Result.SUCCESS
+            await eventually(lambda: checker.states()["one"].healthy)
+        assert said(told)[-1] == ("one", True, True)
+        assert checker.counters().transitions == {("one", True): 1}
+
+    asyncio.run(test())
+
+
 # ---- several clusters, and changes ----------------------------------------------------------------------
 
 
