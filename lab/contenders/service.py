@@ -148,8 +148,6 @@ class RunningService:
     def write(self, config: Config) -> None:
         """Puts another configuration into the file, in one step."""
         content = config.model_dump(mode="json", exclude_unset=True)
-        for health in (cluster["health"] for cluster in content["clusters"] if cluster.get("health")):
-            health |= {name: f"{health[name]}s" for name in ("interval", "timeout") if name in health}
         content["secrets"] = {"file": str(self.file.with_name("secrets.yaml")), "rotate": self.rotate}
         draft = self.file.with_suffix(".new")
         draft.write_text(json.dumps(content), encoding="utf-8")

@@ -192,7 +192,7 @@ def test_down_after_a_killed_restart_leaves_nothing(served: Bench, step: tuple[s
     with router.host.entered():
         take_down(router.instance.name)
     assert not attached(router)
-    assert not router.instance.exists()
+    assert not router.instance.exists
     router.start()
     serves(served)
     settled(router, "router", "fallback")
@@ -209,7 +209,7 @@ def test_down_after_a_killed_first_start_leaves_nothing(served: Bench, step: tup
     with router.host.entered():
         take_down(router.instance.name)
     assert not attached(router)
-    assert not router.instance.exists()
+    assert not router.instance.exists
     router.start()
     serves(served)
     settled(router, "router", "fallback")
@@ -394,8 +394,8 @@ def test_a_router_killed_while_it_copies_its_flow_table(served: Bench, taken_dow
     with conversations(served) as some:
         router.kill()
         service.write(before.model_copy(update={"flows": 65536}))
-        dies(router, ("rauta.router:Router.copy_flows", 1))
-        assert router.instance.exists()
+        dies(router, ("rauta.router:Router._bring_over", 1))
+        assert router.instance.exists
         if taken_down:
             with router.host.entered():
                 take_down(router.instance.name)
@@ -436,7 +436,7 @@ def test_down_of_an_agent_whose_namespace_is_gone(served: Bench) -> None:
         pod.start()
         pod.kill()
     assert take_down(name) == "0 programs taken off no interface, everything removed"
-    assert not Instance(name).exists()
+    assert not Instance(name).exists
 
 
 def test_down_and_a_second_process_are_refused_while_one_runs(served: Bench) -> None:

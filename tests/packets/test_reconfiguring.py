@@ -212,7 +212,6 @@ def test_the_next_process_goes_on_with_flows_and_counters_under_another_configur
     raw["clusters"] = [one for one in raw["clusters"] if gone not in [x["name"] for x in one["backends"]]]
     config = Config.model_validate(raw | {"flows": flows})
     with Router.load(config, router.keys, ids=router.ids, earlier=router.object.maps) as following:
-        following.copy_flows()
         stands(following)
         done = following.object.programs["rauta_ingress"].test_run(bytes(connection.ack(len(head), acked=100)))
         assert done.data[ETHERNET_HEADER + 16 :][:4] == oracle.be32(BACKENDS[gone].address).to_bytes(4, "little")
