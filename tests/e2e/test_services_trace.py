@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from e2e.bench import bench, eventually
 from e2e.collector import Collector, collecting
@@ -30,10 +29,6 @@ def restarted(running: RunningService, config: Config) -> None:
         part.start()
 
 
-def named(spans: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [span for span in spans if span["name"].startswith(name)]
-
-
 def test_a_request_is_one_trace_of_two_processes(tmp_path: Path) -> None:
     with bench("rauta-run", tmp_path) as one, ExitStack() as stack:
         running = one.running
@@ -47,8 +42,8 @@ def test_a_request_is_one_trace_of_two_processes(tmp_path: Path) -> None:
             assert connection.ask("/api/x").status == 200
         eventually(lambda: bool(at_router.spans() and at_agent.spans()), "both spans", 15)
         (routed,), (answered,) = at_router.spans(), at_agent.spans()
-        assert routed["traceId"] == answered["traceId"]
-        assert answered["parentSpanId"] == routed["spanId"]
+        assert routed["trace"] == answered["trace"]
+        assert answered["parent"] == routed["span"]
         stack.close()  # no collector any more
         with one.connected() as connection:
             assert connection.ask("/api/x").status == 200
