@@ -138,7 +138,7 @@ static __always_inline int is_spelled_so(const struct scratch *scratch, __u32 at
 
 /*
  * Is the path spelled in the one way in which routes are compared? Byte by byte, but most paths need no such look.
- * `strict`: routes of the VIP have paths that can be spelled otherwise (rauta/paths.py), and a request that does so
+ * `strict`: routes of the VIP have paths that can be spelled otherwise (rauta/files/paths.py), and a request that does so
  * must not get past them to a shorter prefix. bpf_loop callback; returns 1 behind the path, and when it is refused.
  */
 static long check_spelling(__u32 index, void *context)

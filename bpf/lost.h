@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A segment in mid-connection, and no entry: evicted, another router's, or lost with a program that was replaced.
- * Or it belongs to nobody. The backends know; user space asks them (rauta/recovery.py), and the client sends again.
+ * Or it belongs to nobody. The backends know; user space asks them (rauta/asking/recovery.py), and the client sends again.
  * docs/recovery.md says what this costs, and what it may open.
  *
  * Whoever makes packets up must not make work: one bucket for all CPUs limits how many segments are asked about. It

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The router's side of asking (rauta/recovery.py): programs that user space runs by BPF_PROG_TEST_RUN. They hold the
+ * The router's side of asking (rauta/asking/recovery.py): programs that user space runs by BPF_PROG_TEST_RUN. They hold the
  * key, so it need not, and they take the lock of a set of the flow table, which user space cannot.
  *
  * The one that writes an entry is of type xdp, and never attached: like a packet's it runs with softirqs off, as the

@@ -20,7 +20,7 @@ from lab.samples import CPU_QUANTITIES, QUANTILES, STATISTICS, Quantity
 from lab.topology import ATTACKER, FABRIC
 from lab.wiring import ATTACKER_ADDRESS, CLIENT_ADDRESS, OTHERS, ROUTER_ADDRESS, SUBNET, SWITCHES
 from rauta.config import Config
-from rauta.mistakes import Location, Mistake, explain
+from rauta.files.mistakes import Location, Mistake, explain
 from rauta.units import SECONDS
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from lab.judging import WALL, Floors, floor_key
 from lab.kept import Kept
 from lab.scenario import Target, Valid
 from lab.verdict import Evidence, Outcome, Verdict, judge
-from rauta.document import load_document
+from rauta.files.document import load_document
 
 
 class Claim(BaseModel):

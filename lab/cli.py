@@ -26,7 +26,7 @@ from lab.errors import NotComparable, UsageError
 from lab.topology import Network
 from lab.verdict import Exit
 from rauta.errors import RautaError
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 app = typer.Typer(
     help=__doc__,

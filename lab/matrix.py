@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rauta.mistakes import Location, Mistake
+from rauta.files.mistakes import Location, Mistake
 
 _PARAMETER = re.compile(r"\$\{([^}]*)\}")
 

@@ -28,8 +28,8 @@ from lab.samples import STATISTICS
 from lab.servers import Server
 from lab.units import Bitrate, Limit, Quantity
 from rauta.config import Config, Route, load_config
-from rauta.document import Document, DocumentError, load_document
-from rauta.mistakes import Location, Mistake, explain
+from rauta.files.document import Document, DocumentError, load_document
+from rauta.files.mistakes import Location, Mistake, explain
 from rauta.units import Duration, Share
 
 FOLDER = Path(__file__).parent.parent / "scenarios"

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from lab import namespaces
 from lab.process import wait_until
-from rauta.instance import instances
+from rauta.processes.instance import instances
 
 ROOT = Path("/run/rauta-lab")
 VANISH_SECONDS = 5.0

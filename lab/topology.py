@@ -42,7 +42,7 @@ from lab.links import Cable, Faults, conditioned
 from lab.state import Run, creating_namespaces, remove_with_inhabitants
 from lab.wiring import Way, Wire
 from rauta.bpf import BpfObject, Program, XdpAttachment, attach_xdp
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario, Topology

@@ -34,8 +34,8 @@ from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.figures import AgentRoute, RouteFigures
 from rauta.keys import Keys
-from rauta.migration import Migration, adopt
-from rauta.sampling import Sampling
+from rauta.tracing.sampling import Sampling
+from rauta.upgrade.migration import Migration, adopt
 
 __all__ = ["Agent", "AgentRoute"]
 

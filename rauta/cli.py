@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rauta import footprint
 from rauta.errors import RautaError
+from rauta.processes import footprint
 
 __all__ = ["COMMANDS", "ExitCode", "main"]
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _code(error: RautaError) -> ExitCode:
     """A file that was read and is wrong has failed a check; everything else is usage or environment."""
-    from rauta.document import DocumentError
+    from rauta.files.document import DocumentError
 
     return ExitCode.FAILED if isinstance(error, DocumentError) else ExitCode.USAGE
 

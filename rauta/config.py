@@ -28,7 +28,7 @@
         backends:
           - {name: api-1, address: 198.18.0.21, port: 8080}
 
-The models are frozen. What one field may hold is said here, what fields must agree on in rauta.references.
+The models are frozen. What one field may hold is said here, what fields must agree on in rauta.files.references.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from pydantic import (
     model_validator,
 )
 
-from rauta import paths, references
 from rauta.contract import MAX_CLUSTERS, MAX_ROUTES, MAX_VIPS
-from rauta.document import load_document
-from rauta.mistakes import together
+from rauta.files import paths, references
+from rauta.files.document import load_document
+from rauta.files.mistakes import together
 from rauta.units import Duration, Share
 
 __all__ = [

@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
-from rauta import control
 from rauta.cli import ExitCode
 from rauta.errors import RautaError
-from rauta.instance import Instance, instances
+from rauta.processes import control
+from rauta.processes.instance import Instance, instances
 
 __all__ = ["main"]
 

@@ -120,7 +120,7 @@ class Keys:
 
     @property
     def trace_secret(self) -> bytes:
-        """Which requests are traced, and by which ids (rauta.sampling): 24 bytes, SHAKE-256 of the agents' secret."""
+        """Which requests are traced, and by which ids (rauta.tracing): 24 bytes, SHAKE-256 of the agents' secret."""
         return hashlib.shake_256(_TRACE_LABEL + self.agent_secret).digest(_TRACE_BYTES)
 
     @property

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rauta import capabilities, namespaces
 from rauta.bpf import BpfObject
 from rauta.errors import RautaError
+from rauta.network import namespaces
+from rauta.processes import capabilities
 
 __all__ = ["Loaded", "MemoryUse", "interface_index", "is_agent_verdict", "is_router_verdict", "open_object"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 from rauta.bpf import BpfObject
 from rauta.errors import RautaError
-from rauta.sampling import Sampling
+from rauta.tracing.sampling import Sampling
 
 __all__ = ["EventRates", "Observation"]
 

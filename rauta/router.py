@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Self
 
-from rauta import asks, failing, keyslots, loading, neighbours, offloads, tables
+from rauta import failing, keyslots, loading, tables
 from rauta.agent import Agent
+from rauta.asking import asks
 from rauta.balancing import Balancer, reweighted
 from rauta.bpf import (
     BpfObject,
@@ -43,12 +44,13 @@ from rauta.ids import Ids, Names, RouteName, route_name
 from rauta.keys import Keys
 from rauta.latency import Histogram
 from rauta.maglev import Table
-from rauta.migration import Migration, adopt
-from rauta.neighbours import NextHop
+from rauta.network import neighbours, offloads
+from rauta.network.neighbours import NextHop
 from rauta.observation import Observation
 from rauta.routing import Numbered, Routing
-from rauta.sampling import Sampling
 from rauta.standing import Standing
+from rauta.tracing.sampling import Sampling
+from rauta.upgrade.migration import Migration, adopt
 
 __all__ = ["EventCounts", "Plan", "RouteRequests", "Router"]
 

@@ -34,10 +34,10 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from rauta.document import Document, DocumentError, read_document
 from rauta.errors import RautaError
+from rauta.files.document import Document, DocumentError, read_document
+from rauta.files.mistakes import Location, Mistake
 from rauta.keys import COOKIE_KEY_BYTES, STABLE_BYTES, CookieKeys, Keys, SipHashKey, siphash_key
-from rauta.mistakes import Location, Mistake
 
 __all__ = ["Rotation", "Schedule", "Target", "create", "load_schedule"]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from rauta.config import Cluster, Config
 
 if TYPE_CHECKING:
-    from rauta.health import BackendHealth
+    from rauta.checks.health import BackendHealth
 
 __all__ = ["Standing"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any, TypeAlias
 
-from rauta import fingerprints, paths
+from rauta import fingerprints
 from rauta.config import Backend, Config, Route, Vip
 from rauta.contract import (
     BACKEND_LOCAL,
@@ -32,6 +32,7 @@ from rauta.contract import (
     PathKind,
 )
 from rauta.errors import RautaError
+from rauta.files import paths
 from rauta.ids import Ids, RouteName, route_name
 from rauta.keys import CookieKeys
 

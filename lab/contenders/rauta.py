@@ -22,11 +22,11 @@ from lab.contenders.settings import Settings
 from lab.interfaces import Frame, Layer
 from rauta import fallback, tables
 from rauta.agent import Agent
+from rauta.asking.recovery import Recovery
 from rauta.bpf import Map, Program, ProgramInfo
 from rauta.bpf.layout import ArrayLayout, StructLayout
 from rauta.fallback import Kind
 from rauta.keys import CookieKeys, Keys
-from rauta.recovery import Recovery
 from rauta.router import Router
 
 if TYPE_CHECKING:

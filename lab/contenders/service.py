@@ -23,13 +23,15 @@ from lab.contenders.rauta import start_fallback, under_way
 from lab.contenders.settings import Settings
 from lab.interfaces import Layer
 from lab.process import Process, wait_until
-from rauta import control, pins, secrets
+from rauta import secrets
 from rauta.bpf import Map
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.fallback import Kind
-from rauta.instance import Instance
-from rauta.takedown import take_down
+from rauta.processes import control
+from rauta.processes.instance import Instance
+from rauta.processes.takedown import take_down
+from rauta.upgrade import pins
 
 if TYPE_CHECKING:
     from lab.scenario import Scenario

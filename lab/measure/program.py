@@ -38,7 +38,7 @@ from lab.measure.replay import Replayer, Sent, on_one_cpu, request
 from lab.samples import Better, Quantity, Sample
 from rauta.bpf import BpfObject, attach_xdp, run_time_stats
 from rauta.config import Config
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 if TYPE_CHECKING:
     from lab.topology import Network

@@ -22,7 +22,7 @@ from rauta.errors import BpfError
 
 _SUCCESSOR = "-new"  # behind a pin's name, while it is being replaced
 _ADVICE = {
-    errno.EPERM: "Only root can pin, only in a bpffs (rauta.pins.folder gives one), and names there have no dots.",
+    errno.EPERM: "Only root can pin, only in a bpffs (rauta.upgrade.pins gives one), and names there have no dots.",
     errno.ENOENT: "Is there such a folder?",
 }
 

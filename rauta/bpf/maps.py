@@ -307,7 +307,8 @@ class Map:
         return _pinned.map_info(self.fd).id
 
     def pin(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
-        """Has the map outlive its object and this process, at a path in a bpffs (rauta.pins) whose names have no dots.
+        """Has the map outlive its object and this process, at a path in a bpffs (rauta.upgrade.pins) whose names have
+        no dots.
 
         With `replace`, it takes the place of what is pinned there, if anything is, in one step; without, BpfError.
         """

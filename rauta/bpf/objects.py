@@ -89,7 +89,9 @@ class BpfObject:
             raise BpfError(tried, "constants are never reused", "They are settled when their program is loaded.")
         present = _pinned.map_info(a_map.fd)
         if difference := _difference(present, own):
-            raise BpfError(tried, difference, "Make a new map, and copy what is in the old one (rauta.migration).")
+            raise BpfError(
+                tried, difference, "Make a new map, and copy what is in the old one (rauta.upgrade.migration)."
+            )
         _lib.check(_lib.libbpf().bpf_map__reuse_fd(own._handle, a_map.fd), tried)
         own.max_entries, own._reused = present.max_entries, True
 

@@ -1,4 +1,4 @@
-"""`rauta agent`: see rauta.agentd."""
+"""`rauta agent`: see rauta.processes.agentd."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rauta import footprint
+from rauta.processes import footprint
 
 __all__ = ["agent"]
 
@@ -31,8 +31,8 @@ def agent(
     """
     import asyncio
 
-    from rauta.agentd import AgentDaemon, Options
-    from rauta.logs import configure
+    from rauta.processes.agentd import AgentDaemon, Options
+    from rauta.processes.logs import configure
 
     footprint.show_optional_modules()
     footprint.hold_little()

@@ -10,9 +10,9 @@ import typer
 
 from rauta.cli import ExitCode
 from rauta.config import Config
-from rauta.document import Document, DocumentError, load_document
-from rauta.doubts import Doubt, doubts
-from rauta.mistakes import Mistake
+from rauta.files.document import Document, DocumentError, load_document
+from rauta.files.doubts import Doubt, doubts
+from rauta.files.mistakes import Mistake
 
 __all__ = ["check", "summary"]
 

@@ -1,4 +1,4 @@
-"""`rauta down`: see rauta.takedown."""
+"""`rauta down`: see rauta.processes.takedown."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def down(
     everything: Annotated[bool, typer.Option("--all", help="All instances on this host.")] = False,
 ) -> None:
     """Take a router or an agent, whose process has ended, off its interfaces, and remove everything that it left."""
-    from rauta.instance import instances
-    from rauta.takedown import take_down
+    from rauta.processes.instance import instances
+    from rauta.processes.takedown import take_down
 
     for one in [instance.name for instance in instances()] if everything else [name]:
         print(f"{one}: {take_down(one)}")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rauta import explain as explaining
 from rauta.config import Config
-from rauta.document import Document, load_document
-from rauta.explain import Candidate, Explanation, Found, Share
-from rauta.mistakes import Mistake
+from rauta.explanation import explain as explaining
+from rauta.explanation.explain import Candidate, Explanation, Found, Share
+from rauta.files.document import Document, load_document
+from rauta.files.mistakes import Mistake
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""`rauta run`: see rauta.daemon."""
+"""`rauta run`: see rauta.processes.daemon."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rauta import footprint
+from rauta.processes import footprint
 
 __all__ = ["run"]
 
@@ -30,8 +30,8 @@ def run(
     """
     import asyncio
 
-    from rauta.daemon import Daemon, Options
-    from rauta.logs import configure
+    from rauta.processes.daemon import Daemon, Options
+    from rauta.processes.logs import configure
 
     footprint.show_optional_modules()
     footprint.hold_little()

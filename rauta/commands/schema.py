@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rauta.schema import json_schema, reference
+from rauta.files.schema import json_schema, reference
 
 __all__ = ["schema"]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rauta import rtnetlink
 from rauta.contract import ROUTER_WINDOW
 from rauta.doctor import firewall, places
 from rauta.doctor.findings import Said, Subject, check, fine, unknown, warning, wrong
 from rauta.doctor.listeners import Listener, listeners
 from rauta.doctor.places import Service
-from rauta.rtnetlink import Direction, Filter
+from rauta.network import rtnetlink
+from rauta.network.rtnetlink import Direction, Filter
 
 __all__: list[str] = []
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
-from rauta import loading, neighbours, pings
+from rauta import loading
+from rauta.asking import pings
+from rauta.asking.pings import Pong
 from rauta.config import Backend
 from rauta.contract import PATH_MTU, SHIM_LIFETIME
 from rauta.doctor import probes
 from rauta.doctor.findings import Said, Subject, check, fine, unknown, warning, wrong
 from rauta.loading import interface_index
-from rauta.neighbours import NextHop
-from rauta.pings import Pong
+from rauta.network import neighbours
+from rauta.network.neighbours import NextHop
 
 __all__: list[str] = []
 

@@ -23,7 +23,7 @@ from rauta.doctor import examine
 from rauta.doctor.findings import Finding, Status
 from rauta.errors import RautaError
 from rauta.keys import CookieKeys
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 __all__ = ["command", "failed", "show"]
 

@@ -9,7 +9,7 @@ import enum
 import struct
 import sys
 
-from rauta import netlink
+from rauta.network import netlink
 
 __all__ = ["XdpFeature", "xdp_features"]
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rauta import rtnetlink
 from rauta.bpf import smallest_xdp
 from rauta.contract import PATH_MTU
 from rauta.doctor import places
 from rauta.doctor.findings import Said, Subject, check, fine, warning, wrong
 from rauta.errors import BpfError, RautaError
 from rauta.loading import interface_index
+from rauta.network import rtnetlink
 
 __all__ = ["names_in_btf"]
 

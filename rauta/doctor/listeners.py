@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from rauta import netlink, rtnetlink
+from rauta.network import netlink, rtnetlink
 
 __all__ = ["Listener", "listeners"]
 

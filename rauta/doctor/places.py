@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from rauta import rtnetlink, tables
+from rauta import tables
 from rauta.doctor.findings import Subject
 from rauta.loading import interface_index
-from rauta.neighbours import own_address
-from rauta.rtnetlink import Link
+from rauta.network import rtnetlink
+from rauta.network.neighbours import own_address
+from rauta.network.rtnetlink import Link
 
 __all__ = [
     "ANY_CLIENT",

@@ -8,14 +8,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from rauta import ethtool, rtnetlink
 from rauta.bpf import program_name
 from rauta.config import Vip
 from rauta.doctor import places
 from rauta.doctor.drivers import XdpFeature, xdp_features
 from rauta.doctor.findings import Said, Subject, check, fine, unknown, warning, wrong
 from rauta.doctor.listeners import listeners
-from rauta.rtnetlink import Link
+from rauta.network import ethtool, rtnetlink
+from rauta.network.rtnetlink import Link
 
 __all__: list[str] = []
 

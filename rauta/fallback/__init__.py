@@ -16,10 +16,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
-from rauta import loading, neighbours
+from rauta import loading
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.fallback import haproxy, nginx
+from rauta.network import neighbours
 
 __all__ = ["KINDS", "Kind", "command", "configuration", "own_address", "write"]
 

@@ -16,7 +16,7 @@ from string import Template
 
 from rauta.config import Cluster, Config, Route, Vip
 from rauta.fallback.routes import by_host, cluster_names, vip_names
-from rauta.paths import has_other_spellings
+from rauta.files.paths import has_other_spellings
 
 __all__ = ["REFUSALS", "backends", "configuration", "frontend"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rauta import paths
 from rauta.config import Config, Route, Vip
+from rauta.files import paths
 
 __all__ = ["HostRoutes", "by_host", "cluster_names", "is_drained", "vip_names"]
 

@@ -22,7 +22,7 @@ from lab import state, topology
 from lab.process import Process, run
 from rauta import fallback
 from rauta.config import Config
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 SECONDS = 5.0
 ADDRESS = IPv4Address("198.18.0.2")

@@ -21,10 +21,10 @@ import pytest
 from e2e.bench import Bench, bench, eventually
 from lab.contenders.service import START_SECONDS, RunningService
 from lab.process import Process
-from rauta import control
-from rauta.daemon import Daemon
 from rauta.errors import RautaError
-from rauta.service import Service
+from rauta.processes import control
+from rauta.processes.daemon import Daemon
+from rauta.processes.service import Service
 
 NOBODY = 65534
 NAME = "unprivileged"
@@ -173,7 +173,7 @@ def test_what_the_units_leave_to_root_suffices(tmp_path: Path) -> None:
     with bench("rauta-run", tmp_path) as one:
         service = one.running
         assert isinstance(service, RunningService)
-        parts = {"rauta.service": service.routers, "rauta-agent@.service": list(service.agents.values())}
+        parts = {"rauta.processes.service": service.routers, "rauta-agent@.service": list(service.agents.values())}
         for unit, running in parts.items():
             (line,) = (t for t in (units / unit).read_text().splitlines() if t.startswith("CapabilityBoundingSet="))
             names = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.partition("=")[2].split())

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 from e2e.bench import FILE, Bench, bench, eventually
 from e2e.test_rautactl import instance_of
-from rauta import control, pins
-from rauta.answers import Answers
 from rauta.bpf import Map
 from rauta.bpf.layout import StructLayout
 from rauta.errors import RautaError
+from rauta.processes import control
+from rauta.processes.answers import Answers
+from rauta.upgrade import pins
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root"),

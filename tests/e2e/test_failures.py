@@ -15,7 +15,7 @@ from e2e.bench import Bench, request
 from lab.contenders.rauta import RunningRauta
 from lab.servers import content
 from lab.topology import FABRIC
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 from rauta.router import Router
 
 pytestmark = [

@@ -23,10 +23,10 @@ from e2e.bench import HOST, Bench, Conversation, bench, eventually, request
 from e2e.test_failures import cut_off, router_of
 from lab.servers import content
 from lab.topology import Host, spare_namespace
+from rauta.checks.health import Checker, Transition, detection_seconds
+from rauta.checks.probing import Outcome, Result, Target, probe
 from rauta.config import Cluster
-from rauta.health import Checker, Transition, detection_seconds
-from rauta.namespaces import entered
-from rauta.probing import Outcome, Result, Target, probe
+from rauta.network.namespaces import entered
 from rauta.router import Router
 from rauta.standing import Standing
 

@@ -29,7 +29,7 @@ from rauta.bpf import BpfObject, XdpMode, attach_xdp, attached_xdp_id
 from rauta.config import Config, load_config
 from rauta.errors import AttachError, RautaError
 from rauta.keys import Keys
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 from rauta.router import Router
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")

@@ -38,7 +38,7 @@ def with_routes(config: Config, generation: int) -> Config:
     shop = config.vips[0]
     numbers = [number if number % 100 else number + generation * ROUTES for number in range(ROUTES - len(shop.routes))]
     added = [Route(host=f"host-{n % 50}.test", prefix=f"/{n}", cluster="web") for n in numbers]
-    metrics = Metrics(listen=LISTEN) if find_spec("rauta.metrics") else None
+    metrics = Metrics(listen=LISTEN) if find_spec("rauta.prometheus.metrics") else None
     vips = (shop.model_copy(update={"routes": (*shop.routes, *added)}), *config.vips[1:])
     return config.model_copy(update={"vips": vips, "metrics": metrics, "flows": FLOWS})
 
@@ -90,7 +90,7 @@ def resident(part: Part) -> int:
 
 def scrape(part: Part) -> None:
     """What rautactl asks for, and Prometheus, if it is asked for here."""
-    if find_spec("rauta.metrics"):
+    if find_spec("rauta.prometheus.metrics"):
         address, port = LISTEN
         with part.host.entered(), urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=10) as answer:
             assert b"rauta" in answer.read()

@@ -21,10 +21,10 @@ from e2e.bench import SECONDS, Bench, bench, eventually
 from e2e.test_figures import curl, serve
 from lab.contenders.service import RunningService
 from lab.topology import Host
-from rauta import families
 from rauta.config import Config, Route
 from rauta.fingerprints import route_label
-from rauta.prometheus import Family
+from rauta.prometheus import families
+from rauta.prometheus.text import Family
 
 FILE = Path(__file__).parent / "data" / "metered.network.yaml"
 DEPLOYED = Path(__file__).parents[2] / "deploy"

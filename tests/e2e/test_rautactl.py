@@ -25,10 +25,10 @@ from typing import Any
 import pytest
 
 from e2e.bench import HOST, Bench, bench, eventually
-from rauta import pins
 from rauta.bpf import Map
-from rauta.instance import Instance
 from rauta.loading import is_router_verdict
+from rauta.processes.instance import Instance
+from rauta.upgrade import pins
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root"),

@@ -27,9 +27,9 @@ from lab.checks.state import sockets
 from lab.clients import short
 from lab.contenders.rauta import RunningRauta
 from lab.servers import content
-from rauta.asks import LOST_BURST
-from rauta.questions import RESET_SECONDS
-from rauta.recovery import Recovery
+from rauta.asking.asks import LOST_BURST
+from rauta.asking.questions import RESET_SECONDS
+from rauta.asking.recovery import Recovery
 from rauta.router import Router
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")

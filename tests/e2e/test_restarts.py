@@ -22,18 +22,18 @@ from lab.chaos import Asked, asking, leading
 from lab.contenders.service import RAUTA, Part, RunningService
 from lab.links import PROGRAM as LINK
 from lab.topology import INSTRUMENTS, spare_namespace
-from rauta import pins
 from rauta.bpf import BpfObject, Program, attach_tc, attach_xdp, attached_tc_id, attached_xdp_id, has_clsact
-from rauta.control import ask
 from rauta.errors import RautaError
-from rauta.instance import Instance
-from rauta.offloads import has_gro, set_gro
-from rauta.takedown import take_down
+from rauta.network.offloads import has_gro, set_gro
+from rauta.processes.control import ask
+from rauta.processes.instance import Instance
+from rauta.processes.takedown import take_down
+from rauta.upgrade import pins
 
 FILE = Path(__file__).parent / "data" / "restarts.yaml"
 LEFT_TO_THE_PROXY = ("a: b",) * 180
 ROUTER_STEPS = [
-    ("rauta.instance:Instance.save", 1),
+    ("rauta.processes.instance:Instance.save", 1),
     ("rauta.bpf.maps:Map.pin", 1),
     ("rauta.bpf.maps:Map.pin", 9),
     ("rauta.router:Router.attach", 1),
@@ -46,10 +46,10 @@ ROUTER_STEPS = [
     ("shutil:rmtree", -1),
     ("pathlib:Path.rename", 1),
     ("pathlib:Path.rename", -1),
-    ("rauta.control:serve", 1),
+    ("rauta.processes.control:serve", 1),
 ]
 AGENT_STEPS = [
-    ("rauta.instance:Instance.save", -1),
+    ("rauta.processes.instance:Instance.save", -1),
     ("rauta.bpf.maps:Map.pin", 3),
     ("rauta.agent:Agent.attach", 1),
     ("rauta.agent:Agent._attach_one", -1),

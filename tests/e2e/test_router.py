@@ -20,7 +20,7 @@ from lab.contenders.rauta import RunningRauta
 from lab.process import run
 from lab.servers import content
 from lab.topology import FABRIC
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root"),

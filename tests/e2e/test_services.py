@@ -17,7 +17,7 @@ from e2e.bench import Bench, bench, eventually
 from lab.contenders.service import RAUTA, Part, RunningService
 from rauta.config import Config
 from rauta.errors import RautaError
-from rauta.instance import Instance, instances
+from rauta.processes.instance import Instance, instances
 
 SECONDS = 15.0
 

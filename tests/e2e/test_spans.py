@@ -18,8 +18,8 @@ from e2e.bench import eventually
 from e2e.collector import PATH, Collector, collecting
 from rauta.config import Route
 from rauta.errors import RautaError
-from rauta.spans import ExportCounts, Exporter
-from rauta.traces import Trace
+from rauta.tracing.spans import ExportCounts, Exporter
+from rauta.tracing.traces import Trace
 
 ROUTED = Trace(
     trace_id=0x4BF92F3577B34DA6A3CE929D0E0E4736,
@@ -245,7 +245,7 @@ def test_closed_it_takes_nothing_more(collector: Collector) -> None:
 
 def test_nothing_of_it_is_imported_before_there_is_an_exporter() -> None:
     """It takes a fourth of the control plane's memory."""
-    modules = "rauta.router, rauta.agent, rauta.traces, rauta.spans"
+    modules = "rauta.router, rauta.agent, rauta.tracing.traces, rauta.tracing.spans"
     heavy = "{name.partition('.')[0] for name in sys.modules} & {'opentelemetry', 'google', 'requests'}"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, {modules}; print({heavy})"], capture_output=True, text=True, check=True

@@ -14,7 +14,7 @@ from rauta.config import Config, Metrics, Route
 from rauta.figures import RouteFigures
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
-pytest.importorskip("rauta.metrics", reason="a router labels where there are metrics")
+pytest.importorskip("rauta.prometheus.metrics", reason="a router labels where there are metrics")
 
 LISTEN = ("127.0.0.1", 9477)
 Counts = Counter[str]

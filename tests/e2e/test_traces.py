@@ -25,8 +25,8 @@ from rauta.agent import Agent
 from rauta.loading import Loaded
 from rauta.observation import Observation
 from rauta.router import Router
-from rauta.spans import Exporter
-from rauta.traces import Trace, TraceReader
+from rauta.tracing.spans import Exporter
+from rauta.tracing.traces import Trace, TraceReader
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
 

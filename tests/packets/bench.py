@@ -18,8 +18,9 @@ from typing import Any, SupportsBytes
 from packets import frames, oracle
 from packets.frames import VIP, VIP_PORT, Backend, Connection, Segment
 from packets.oracle import Route, Vip
-from rauta import loading, namespaces
+from rauta import loading
 from rauta.bpf import BpfObject, Map, MapType, possible_cpus, skb_context, skb_fields
+from rauta.network import namespaces
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASSES = (0, 0xFFFFFFFF)  # TC_ACT_OK, and TC_ACT_UNSPEC: on to whoever is next

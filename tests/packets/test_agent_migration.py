@@ -14,9 +14,9 @@ from packets.bench import Agent
 from packets.frames import CLIENT, LOCAL, LOCAL_PORT, Connection, carried, delivered, request
 from packets.next_version import next_version
 from packets.oracle import Tuple
-from rauta import migration
 from rauta.bpf import BpfObject
 from rauta.errors import RautaError
+from rauta.upgrade import migration
 
 CHANGES = (
     (

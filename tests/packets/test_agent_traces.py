@@ -29,7 +29,7 @@ from packets.test_traces import SPAN, TRACE
 from rauta.agent import Agent
 from rauta.errors import RautaError
 from rauta.observation import Observation
-from rauta.traces import TraceCounts, TraceReader
+from rauta.tracing.traces import TraceCounts, TraceReader
 
 ALICE = Connection()
 LOCAL_TUPLE = Tuple(CLIENT, ALICE.port, LOCAL, LOCAL_PORT)

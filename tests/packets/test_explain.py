@@ -26,7 +26,7 @@ from rauta import tables
 from rauta.config import Config
 from rauta.contract import FALLBACK_BACKEND
 from rauta.events import Event, EventReader
-from rauta.explain import Client, explain
+from rauta.explanation.explain import Client, explain
 from rauta.observation import EventRates, Observation
 from rauta.router import Router
 

@@ -28,7 +28,7 @@ from lab.measure.replay import request as head
 from packets.frames import CLIENT, CLIENT_MAC, ROUTER_MAC
 from packets.observed import configuration, counted, loaded
 from rauta.bpf import BpfObject, _lib, attach_xdp
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 from rauta.observation import EventRates, Observation
 from rauta.router import Router
 

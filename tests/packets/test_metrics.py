@@ -13,19 +13,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from packets.observed import KEYS, configuration, loaded
-from rauta import agent_metrics, router_metrics
 from rauta.agent import Agent
 from rauta.bpf import Map, possible_cpus
+from rauta.checks.health import Checker
 from rauta.config import Config
-from rauta.counting import first_totals
 from rauta.fingerprints import fingerprint, route_label
 from rauta.flows import count_flows, flows
-from rauta.health import Checker
 from rauta.ids import route_name
 from rauta.latency import BOUNDS, Histogram
 from rauta.observation import Observation
+from rauta.prometheus import agent as agent_metrics
+from rauta.prometheus import router as router_metrics
+from rauta.prometheus.counting import first_totals
+from rauta.prometheus.router import Health
 from rauta.router import Router
-from rauta.router_metrics import Health
 
 MANY = 10_000
 FLOWS = 131_072

@@ -17,8 +17,8 @@ from packets.next_version import next_version
 from rauta import loading
 from rauta.bpf import BpfObject, Map, describe_difference
 from rauta.errors import RautaError
-from rauta.flow_copy import FlowCopy
-from rauta.migration import migrate
+from rauta.upgrade.flow_copy import FlowCopy
+from rauta.upgrade.migration import migrate
 
 HEAD = request("/")
 CHANGES = (

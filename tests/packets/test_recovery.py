@@ -1,4 +1,4 @@
-"""rauta.recovery with a real router's programs: what agents are sent, which answers count, and what clients get.
+"""rauta.asking.recovery with a real router's programs: what agents are sent, which answers count, and what clients get.
 
 The agents are sockets here that say what a test wants; real ones are met in tests/e2e/test_recovery.py. Everything
 happens on the loopback of a network namespace of its own.
@@ -24,12 +24,13 @@ from packets import oracle
 from packets.bench import throwaway_namespace
 from packets.frames import CLIENT, VIP, Connection, Segment, request
 from packets.oracle import ASK_MINE, ASK_NOT_MINE, Ask, Tuple
-from rauta import asks, questions, tables
+from rauta import tables
+from rauta.asking import asks, questions
+from rauta.asking.recovery import Recovery
 from rauta.config import Config
 from rauta.errors import RautaError
 from rauta.ids import Ids
 from rauta.keys import CookieKeys, Keys
-from rauta.recovery import Recovery
 from rauta.router import Router
 
 OWN, WEB_1, WEB_2, API_1 = "198.18.0.2", "198.18.0.11", "198.18.0.12", "198.18.0.21"

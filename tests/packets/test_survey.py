@@ -11,11 +11,11 @@ import pytest
 
 from packets.frames import CLIENT, VIP, VIP_PORT, Connection, request
 from packets.observed import loaded, run
-from rauta import flowing
 from rauta.errors import RautaError
-from rauta.explaining import explain_live
+from rauta.explanation.live import explain_live
 from rauta.flows import flows, short_flows
 from rauta.observation import Observation
+from rauta.processes import flowing
 from rauta.router import Router
 
 HEAD = request("/")

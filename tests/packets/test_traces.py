@@ -18,8 +18,8 @@ from rauta.bpf import RingBuffer
 from rauta.errors import RautaError
 from rauta.observation import Observation
 from rauta.router import Router
-from rauta.sampling import Sampling
-from rauta.traces import Trace, TraceCounts, TraceReader
+from rauta.tracing.sampling import Sampling
+from rauta.tracing.traces import Trace, TraceCounts, TraceReader
 
 ALICE = Connection()
 BOB = Connection(server=RESETTING_VIP, server_port=RESETTING_PORT)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 SOURCES = Path(__file__).parent / "bpf"
 

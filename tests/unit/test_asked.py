@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rauta.asked import Asked, parse_client
 from rauta.errors import RautaError
+from rauta.processes.asked import Asked, parse_client
 
 
 def test_what_is_given_is_read() -> None:

@@ -19,7 +19,7 @@ from lab.judging import floor_key
 from lab.kept import Kept, all_kept
 from lab.samples import Sample
 from lab.verdict import Exit
-from rauta.document import DocumentError
+from rauta.files.document import DocumentError
 
 CLAIMS = claims.read(REPOSITORY / ledger.CLAIMS)
 

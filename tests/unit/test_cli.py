@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from rauta.cli import COMMANDS, main
-from rauta.schema import json_schema
+from rauta.files.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 SHOP = str(ROOT / "scenarios/routing/shop.yaml")

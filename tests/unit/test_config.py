@@ -12,10 +12,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from rauta import config as config_module
-from rauta import references
 from rauta.config import Config, load_config
-from rauta.document import DocumentError, load_document
 from rauta.errors import RautaError
+from rauta.files import references
+from rauta.files.document import DocumentError, load_document
 
 SHOP = """\
 version: 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rauta.document import Document, DocumentError, read_document
+from rauta.files.document import Document, DocumentError, read_document
 
 NAME = Path("some.yaml")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rauta.config import Config
-from rauta.document import load_document
-from rauta.doubts import doubts
+from rauta.files.document import load_document
+from rauta.files.doubts import doubts
 
 PLAIN = """\
 version: 1

@@ -13,7 +13,7 @@ import pytest
 from lab import oracle
 from rauta.config import Config
 from rauta.errors import RautaError
-from rauta.explain import Explanation, explain, find_vip, parse_request
+from rauta.explanation.explain import Explanation, explain, find_vip, parse_request
 from rauta.tables import flow_slot
 
 ROUTES: list[dict[str, str]] = [

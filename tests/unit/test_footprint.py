@@ -10,7 +10,7 @@ import sys
 from rauta import footprint
 footprint.hide_optional_modules()
 import asyncio
-import rauta.daemon, rauta.agentd, rauta.logs
+import rauta.processes.daemon, rauta.processes.agentd, rauta.processes.logs
 footprint.show_optional_modules()
 print(*sorted(sys.modules))
 """

@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from rauta import health
-from rauta.config import Backend, Cluster, Health
-from rauta.health import (
+from rauta.checks import health
+from rauta.checks.health import (
     Checker,
     Transition,
     detection_seconds,
 )
-from rauta.probing import Outcome, Result
+from rauta.checks.probing import Outcome, Result
+from rauta.config import Backend, Cluster, Health
 
 FAST = {"http": "/health", "interval": "0.1s", "timeout": "0.1s", "rise": 2, "fall": 3}
 SECONDS = 10.0
@@ -564,7 +564,7 @@ def test_transitions_are_logged_and_an_error_of_who_hears_them_ends_nothing(
             script.result[1] = Result.SUCCESS
             await eventually(lambda: checker.states()["one"].healthy)
 
-    with caplog.at_level(logging.INFO, "rauta.health"):
+    with caplog.at_level(logging.INFO, "rauta.checks.health"):
         asyncio.run(test())
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
     assert told[0] == "backend one is unhealthy: silent, and its host does not answer"

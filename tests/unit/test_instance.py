@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rauta import instance
 from rauta.errors import RautaError
 from rauta.ids import Ids
-from rauta.instance import Instance, State
+from rauta.processes import instance
+from rauta.processes.instance import Instance, State
 
 STATE = State(
     ids=Ids(

@@ -38,7 +38,7 @@ from rauta.bpf import (
     skb_fields,
     xdp_context,
 )
-from rauta.namespaces import entered
+from rauta.network.namespaces import entered
 
 PACKET = bytes(range(64))
 XDP_DROP, XDP_TX = 1, 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lab import matrix, scenario
 from lab.scenario import with_routes
 from rauta.config import load_config
-from rauta.document import DocumentError
+from rauta.files.document import DocumentError
 
 QUICKSTART = scenario.FOLDER / "quickstart.yaml"
 SHOP = scenario.FOLDER / "routing" / "shop.yaml"

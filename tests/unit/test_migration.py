@@ -1,4 +1,4 @@
-"""rauta.migration on maps of every kind: bpf/visits.bpf.c before an upgrade and after it. Needs root and clang.
+"""rauta.upgrade.migration on maps of every kind: bpf/visits.bpf.c before an upgrade and after it. Needs root and clang.
 
 The router's own maps, with its programs, are in tests/packets/test_migration.py.
 """
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from rauta import migration, pins
 from rauta.bpf import BpfError, BpfObject, Map, _lib
 from rauta.errors import RautaError
-from rauta.migration import migrate
+from rauta.upgrade import migration, pins
+from rauta.upgrade.migration import migrate
 
 CPUS = _lib.possible_cpus()
 ZERO_PLACE = {"floor": 0, "street": 0, "number": 0, "kind": 0}

@@ -1,4 +1,4 @@
-"""Maps and programs that outlive their process: rauta.pins, pins, reuse. Needs root."""
+"""Maps and programs that outlive their process: rauta.upgrade.pins, pins, reuse. Needs root."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from rauta import loading, pins
+from rauta import loading
 from rauta.bpf import BpfError, BpfObject, Map, MapType, Program, RingBuffer, same_layout
 from rauta.errors import RautaError
+from rauta.upgrade import pins
 
 PACKET = bytes(range(64))
 INSTANCE = f"test-{os.getpid()}.pins"

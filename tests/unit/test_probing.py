@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from rauta.checks.probing import HEAD_BYTES, Outcome, Result, Target, probe
 from rauta.config import Backend, Health
-from rauta.probing import HEAD_BYTES, Outcome, Result, Target, probe
 
 Conduct = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 ADDRESS = "127.0.0.2"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 
-from rauta import families
 from rauta.latency import BOUNDS, FIRST_BYTE_BOUNDS, Histogram
-from rauta.prometheus import Family, Table, otel_to_prometheus, resource_labels
+from rauta.prometheus import families
+from rauta.prometheus.text import Family, Table, otel_to_prometheus, resource_labels
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/rauta.rules.yml"
@@ -161,7 +161,7 @@ def test_each_family_is_there_once() -> None:
 
 
 def test_the_reference_is_current() -> None:
-    """python -m rauta.families > docs/PROMETHEUS_METRICS.md"""
+    """python -m rauta.prometheus.families > docs/PROMETHEUS_METRICS.md"""
     assert (ROOT / "docs/PROMETHEUS_METRICS.md").read_text() == families.reference()
 
 

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from rauta.questions import ANSWER_SECONDS, DENIALS, FORGET_SECONDS, RESET_SECONDS, Lost, Question, Questions
+from rauta.asking.questions import ANSWER_SECONDS, DENIALS, FORGET_SECONDS, RESET_SECONDS, Lost, Question, Questions
 
 SHOP, ELSEWHERE = (0x5064_12C6, 0x5000), (0x5164_12C6, 0x5000)
 AGENTS = {SHOP: ("web-1", "web-2", "api-1"), (1, 1): ()}

@@ -164,7 +164,7 @@ def test_a_refusal_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_routers_process_imports_nothing_of_this() -> None:
     script = (
-        "import sys, rauta.daemon, rauta.answers, rauta.explaining\n"
+        "import sys, rauta.processes.daemon, rauta.processes.answers, rauta.explanation.live\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'rich' or name.startswith('rauta.views')])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)

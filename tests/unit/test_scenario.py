@@ -11,7 +11,7 @@ import pytest
 from lab import bench, plan, scenario
 from lab.errors import UsageError
 from lab.scenario import Scenario
-from rauta.document import DocumentError
+from rauta.files.document import DocumentError
 
 QUICKSTART = scenario.FOLDER / "quickstart.yaml"
 SHOP = scenario.FOLDER / "routing" / "shop.yaml"

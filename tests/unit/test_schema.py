@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from rauta import config as config_module
-from rauta import schema
 from rauta.config import Config
-from rauta.document import DocumentError, load_document
+from rauta.files import schema
+from rauta.files.document import DocumentError, load_document
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs/rauta.schema.json"

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from rauta import scraping
 from rauta.errors import RautaError
+from rauta.prometheus import scraping
 
 PAGE = b"one 1\n"
 

@@ -6,9 +6,9 @@ import asyncio
 from ipaddress import IPv4Address
 from typing import Any
 
-from rauta.answers import event_fields, heard
 from rauta.events import Event
-from rauta.telling import Listener
+from rauta.processes.answers import event_fields, heard
+from rauta.processes.telling import Listener
 
 ROOM, AT_ONCE = 1024, 128
 

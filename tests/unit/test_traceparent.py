@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rauta.traceparent import Parent, of_head, parse
+from rauta.tracing.traceparent import Parent, of_head, parse
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALUE = f"00-{TRACE}-{SPAN}-01"

@@ -1,0 +1,1 @@
+"""What the router does with a request, and why: its decisions once more, in Python."""

@@ -1,0 +1,1 @@
+"""What the kernel knows about interfaces, routes and neighbours, and its network namespaces."""
