@@ -173,7 +173,7 @@ def test_what_the_units_leave_to_root_suffices(tmp_path: Path) -> None:
     with bench("rauta-run", tmp_path) as one:
         service = one.running
         assert isinstance(service, RunningService)
-        parts = {"rauta.processes.service": service.routers, "rauta-agent@.service": list(service.agents.values())}
+        parts = {"rauta.service": service.routers, "rauta-agent@.service": list(service.agents.values())}
         for unit, running in parts.items():
             (line,) = (t for t in (units / unit).read_text().splitlines() if t.startswith("CapabilityBoundingSet="))
             names = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.partition("=")[2].split())

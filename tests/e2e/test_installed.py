@@ -91,7 +91,7 @@ def output(environment: Path, *argv: str | Path, returncode: int = 0) -> str:
 def test_it_is_the_installed_one_and_complete(environment: Path) -> None:
     where = output(environment, "python", "-c", "import rauta; print(rauta.__file__)")
     assert Path(where.strip()).is_relative_to(environment)
-    assert (environment / "share/rauta/systemd/rauta.processes.service").is_file()
+    assert (environment / "share/rauta/systemd/rauta.service").is_file()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -7,7 +7,7 @@ import sys
 
 IMPORTED = """
 import sys
-from rauta import footprint
+from rauta.processes import footprint
 footprint.hide_optional_modules()
 import asyncio
 import rauta.processes.daemon, rauta.processes.agentd, rauta.processes.logs
@@ -30,7 +30,7 @@ def test_daemons_import_nothing_heavy() -> None:
 
 def test_keys_are_as_good_without_openssl() -> None:
     code = "import hashlib, hmac; print(hashlib.blake2b(b'x', key=b'k').hexdigest(), hmac.compare_digest(b'a', b'b'))"
-    hidden = "from rauta import footprint\nfootprint.hide_optional_modules()\n"
+    hidden = "from rauta.processes import footprint\nfootprint.hide_optional_modules()\n"
     assert said(hidden + code) == said(code)
 
 

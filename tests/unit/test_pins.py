@@ -89,7 +89,7 @@ def test_a_bpffs_that_is_mounted_already_is_used() -> None:
     script = f"""
 import os, subprocess
 from pathlib import Path
-from rauta import pins
+from rauta.upgrade import pins
 from rauta.bpf import Map, MapType
 subprocess.run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"], check=True)
 folder = pins.folder({INSTANCE!r})

@@ -13,7 +13,7 @@ from rauta.processes.daemon import Daemon
 from rauta.processes.service import Service
 
 FOLDER = Path(__file__).parents[2] / "deploy/systemd"
-UNITS = {"rauta.processes.service": Daemon.needs, "rauta-agent@.service": Service.needs}
+UNITS = {"rauta.service": Daemon.needs, "rauta-agent@.service": Service.needs}
 EXPOSURE = 3.0  # "OK" begins below 5
 
 systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
