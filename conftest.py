@@ -10,11 +10,19 @@
 This file lies at the root because pytest asks only the conftest.py files above a test about that test.
 """
 
+import contextlib
 import os
+import signal
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import pytest
+
+# Who runs this in the background of a shell has SIGINT ignored, and so would have every program that a test starts, and
+# then interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SELECTIONS = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "failedfirst", "stepwise")
 

@@ -12,9 +12,9 @@ from e2e.bench import Bench, bench, eventually
 from lab.contenders.service import Part, RunningService
 from rauta.config import Config, Metrics, Route
 from rauta.figures import RouteFigures
+from rauta.processes.takedown import attached_ids
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="building networks needs root")
-pytest.importorskip("rauta.prometheus.metrics", reason="a router labels where there are metrics")
 
 LISTEN = ("127.0.0.1", 9477)
 Counts = Counter[str]
@@ -47,7 +47,9 @@ def counted(one: Bench) -> Counts:
     """Over all agents, as their maps have it."""
     running, found = service(one), Counts()
     for agent in running.agents.values():
-        with agent.instance.pinned("agent") as maps:
+        with agent.host.entered():
+            attached = attached_ids([agent.host.interface])
+        with agent.instance.pinned("agent", attached) as maps:
             for route in RouteFigures(maps, running.config, by_route=True).read():
                 found[route.route.path if route.route else ""] += route.requests
     return +found

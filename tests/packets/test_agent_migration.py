@@ -88,7 +88,6 @@ def known(number: int) -> dict[str, int]:
         "origin": number * 9,
         "asked_at": number << 35,
         "route": number * 11,
-        "reserved": number,
     }
 
 

@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from packets.oracle import siphash24
 
+from packets.oracle import siphash24
 from rauta.siphash import siphash
 
 
